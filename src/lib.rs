@@ -19,3 +19,4 @@
 //! submit are results. `docs/ARCHITECTURE.md` has the reasons; `tests/tidy.rs` holds who may use
 //! whom.
 
+pub mod pdu;
