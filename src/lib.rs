@@ -19,4 +19,5 @@
 //! submit are results. `docs/ARCHITECTURE.md` has the reasons; `tests/tidy.rs` holds who may use
 //! whom.
 
+pub mod mem;
 pub mod pdu;

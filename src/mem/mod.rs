@@ -1,0 +1,27 @@
+//! Data-path memory: regions of pages, per-core pools of chunks, and [`DmaBuf`].
+//!
+//! All of it is taken at start. A [`Region`] is a mapping; a [`Pool`] cuts one into chunks of
+//! [`CHUNK_BYTES`] and belongs to one core (it is neither `Send` nor `Sync`); a [`DmaBuf`] is a
+//! chain of a pool's chunks with exactly one owner, a few words big whatever its length, and gives
+//! its chunks back when it is dropped. Exhaustion is an answer (`None`, `false`), never a panic:
+//! callers turn it into back-pressure, and reserve chunks before they promise room to a peer.
+//!
+//! Invariants: a chunk is free or in exactly one buffer; `free = available + reserved`; what a
+//! buffer holds is changed only through its owner or by the device that its owner was moved to.
+
+mod buf;
+mod pool;
+mod region;
+#[cfg(test)]
+mod tests;
+
+pub use buf::{DmaBuf, Segments, Slices, SlicesMut};
+pub use pool::{CHUNK_BYTES, Pool};
+pub use region::{Pages, Region, RegionError};
+
+/// Copies `src` over `dst`, which must be equally long. Every copy of user data on the data path
+/// goes through here, so that the copy budget of `docs/ARCHITECTURE.md` can be checked by looking
+/// for its callers; each says which copy of how many it is.
+pub fn copy(dst: &mut [u8], src: &[u8]) {
+    dst.copy_from_slice(src);
+}
