@@ -19,5 +19,6 @@
 //! submit are results. `docs/ARCHITECTURE.md` has the reasons; `tests/tidy.rs` holds who may use
 //! whom.
 
+pub mod backend;
 pub mod mem;
 pub mod pdu;

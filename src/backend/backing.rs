@@ -1,0 +1,109 @@
+//! [`Backing`]: the object behind a logical unit, opened once on the control side and shared by all
+//! cores. Each core attaches it to its own [`Set`](super::Set).
+
+use std::sync::Arc;
+
+use super::faults::Faults;
+use super::file::FileObject;
+use super::memory::MemoryDisk;
+use super::request::DeviceInfo;
+use super::spec::{Kind, OpenError, Spec};
+
+/// An open device. It is closed, and its lock given up, when the last handle goes.
+#[derive(Debug)]
+pub struct Backing {
+    pub(super) core: Arc<Core>,
+    pub(super) faults: Option<Arc<Faults>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) device: Device,
+    info: DeviceInfo,
+}
+
+/// What there is behind a unit. One `match` per request, in [`Set`](super::Set).
+#[derive(Debug)]
+pub(super) enum Device {
+    Memory(MemoryDisk),
+    Null,
+    File(Arc<FileObject>),
+}
+
+impl Backing {
+    /// Opens what `spec` says. May block; errors name the object, the cause and the remedy, and
+    /// nothing was changed on disk unless the object could be locked.
+    pub fn open(spec: &Spec) -> Result<Arc<Self>, OpenError> {
+        let (device, info) = match &spec.kind {
+            Kind::Memory { bytes } => {
+                let info = zeroing_info(spec, *bytes)?;
+                (Device::Memory(MemoryDisk::new(*bytes)?), info)
+            }
+            Kind::Null { bytes } => (Device::Null, zeroing_info(spec, *bytes)?),
+            Kind::File {
+                path,
+                bytes,
+                engine,
+                direct,
+            } => {
+                // Refuse an impossible geometry before a file is created.
+                spec.info(bytes.unwrap_or(u64::MAX))?;
+                let (file, info) = FileObject::open_file(spec, path, *bytes, *engine, *direct)?;
+                (Device::File(Arc::new(file)), info)
+            }
+            Kind::Block { path, engine } => {
+                let (file, info) = FileObject::open_block(spec, path, *engine)?;
+                (Device::File(Arc::new(file)), info)
+            }
+        };
+        Ok(Arc::new(Self {
+            core: Arc::new(Core { device, info }),
+            faults: None,
+        }))
+    }
+
+    /// What the device says of itself; constant.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.core.info
+    }
+
+    /// What was done or found while opening that an operator should know, for the log.
+    pub fn notes(&self) -> &[String] {
+        match &self.core.device {
+            Device::Memory(_) | Device::Null => &[],
+            Device::File(file) => file.notes(),
+        }
+    }
+
+    /// Whether a flush has failed and changes are refused since, on all cores.
+    pub fn write_cache_lost(&self) -> bool {
+        match &self.core.device {
+            Device::Memory(_) | Device::Null => false,
+            Device::File(file) => file.write_cache_lost(),
+        }
+    }
+
+    /// An operator has looked at what was lost: changes are taken again.
+    pub fn clear_write_cache_lost(&self) {
+        if let Device::File(file) = &self.core.device {
+            file.set_write_cache_lost(false);
+        }
+    }
+
+    pub(super) fn device(&self) -> &Device {
+        &self.core.device
+    }
+
+    pub(super) fn faults(&self) -> Option<&Faults> {
+        self.faults.as_deref()
+    }
+}
+
+/// Devices in process: any block can be unmapped and reads as zeroes then.
+fn zeroing_info(spec: &Spec, bytes: u64) -> Result<DeviceInfo, OpenError> {
+    let mut info = spec.info(bytes)?;
+    info.unmap = !spec.read_only;
+    info.unmap_reads_zeroes = true;
+    info.unmap_granularity = (4096 / spec.block_size).max(1);
+    Ok(info)
+}

@@ -1,0 +1,26 @@
+//! Backing devices of logical units: the vocabulary that `scsi` speaks and the devices that obey
+//! it.
+//!
+//! A [`Request`] carries its buffer and its [`Token`] by value, so that nobody else can touch
+//! memory which a device owns, and comes back exactly once as a [`Completion`]. A [`Backing`] is
+//! opened once on the control side; each core has a [`Set`] of its own to which it attaches all of
+//! them. Devices: memory, null, regular files and block devices (io_uring, or plain calls where
+//! that is refused).
+
+mod backing;
+mod faults;
+mod file;
+mod memory;
+pub mod request;
+mod set;
+mod spec;
+#[cfg(any(test, feature = "testing"))]
+pub mod suite;
+#[cfg(test)]
+mod tests;
+
+pub use backing::Backing;
+pub use faults::Faults;
+pub use request::{Completion, DeviceInfo, IoError, Operation, Request, Token, UnitIndex};
+pub use set::{DEPTH_MAX, Options, Set};
+pub use spec::{Engine, Kind, OpenError, PHYSICAL_BLOCK_BYTES_MAX, Spec};

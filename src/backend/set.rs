@@ -1,0 +1,424 @@
+//! [`Set`]: the devices of one core.
+//!
+//! A turn submits what its tasks ask for, kicks once, and polls a bounded batch of completions. A
+//! request never fails to be submitted: what is wrong with it is its completion. Devices in process
+//! do their work in `submit` and the answer waits in `ready`; long zeroings of the memory disk go
+//! on a step each poll; files and block devices complete when the kernel or a helper thread says
+//! so. Completions come in any order.
+//!
+//! Invariants: every token that is submitted comes back once; a device sees only ranges inside its
+//! capacity and buffers of exactly the range's length.
+
+use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::io::Errno;
+
+use super::backing::{Backing, Device};
+use super::faults::Verdict;
+use super::file::{Files, Wake};
+use super::memory::ZERO_STEP_BYTES;
+use super::request::{Completion, IoError, Operation, Request, Token, UnitIndex};
+use super::spec::OpenError;
+
+/// Completions for which room is made at start.
+const READY_CAPACITY: usize = 4096;
+/// Most file operations under way that [`Options::depth`] may ask for.
+pub const DEPTH_MAX: u32 = 16 * 1024;
+
+/// Sizes of a set, fixed at start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Operations on files and block devices that are under way at once, 1 to [`DEPTH_MAX`]; more
+    /// wait inside.
+    pub depth: u32,
+    /// Units, whose indices run below this.
+    pub units: u16,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            depth: 256,
+            units: 1024,
+        }
+    }
+}
+
+/// One core's devices. Made and used on that core's thread.
+#[derive(Debug)]
+pub struct Set {
+    options: Options,
+    units: Vec<Option<Arc<Backing>>>,
+    ready: VecDeque<Completion>,
+    zeroing: VecDeque<Zeroing>,
+    parked: Vec<Parked>,
+    files: Option<Files>,
+    wake: Arc<Wake>,
+}
+
+/// A long zeroing of a memory disk: bytes `at..end` are still to do.
+#[derive(Debug)]
+struct Zeroing {
+    backing: Arc<Backing>,
+    at: u64,
+    end: u64,
+    token: Token,
+}
+
+/// A request that a fault keeps back.
+#[derive(Debug)]
+struct Parked {
+    request: Request,
+    until: Until,
+}
+
+#[derive(Debug)]
+enum Until {
+    Released,
+    Polls(u32),
+}
+
+impl Set {
+    /// An empty set.
+    pub fn new(options: &Options) -> Result<Self, Errno> {
+        let options = Options {
+            depth: options.depth.clamp(1, DEPTH_MAX),
+            ..*options
+        };
+        Ok(Self {
+            options,
+            units: (0..options.units).map(|_| None).collect(),
+            ready: VecDeque::with_capacity(READY_CAPACITY),
+            zeroing: VecDeque::new(),
+            parked: Vec::new(),
+            files: None,
+            wake: Arc::new(Wake::new()?),
+        })
+    }
+
+    /// Makes `backing` this core's device of `unit`. Returns the name of the engine that serves it.
+    pub fn attach(
+        &mut self,
+        unit: UnitIndex,
+        backing: &Arc<Backing>,
+    ) -> Result<&'static str, OpenError> {
+        let place = self
+            .units
+            .get_mut(usize::from(unit.0))
+            .filter(|place| place.is_none());
+        let place = place.ok_or(OpenError::Slot(unit.0))?;
+        let engine = match backing.device() {
+            Device::Memory(_) => "memory",
+            Device::Null => "null",
+            Device::File(object) => {
+                let Options { depth, units } = self.options;
+                let files = self
+                    .files
+                    .get_or_insert_with(|| Files::new(depth, units.into(), &self.wake));
+                files.attach(unit.0, object)?
+            }
+        };
+        *place = Some(Arc::clone(backing));
+        Ok(engine)
+    }
+
+    /// Takes `unit` away. Its requests under way still complete; later ones are
+    /// [`IoError::NotReady`].
+    pub fn detach(&mut self, unit: UnitIndex) {
+        let backing = self
+            .units
+            .get_mut(usize::from(unit.0))
+            .and_then(Option::take);
+        if backing.is_some()
+            && let Some(files) = &mut self.files
+        {
+            files.detach(unit.0);
+        }
+    }
+
+    /// Starts a request. Its completion comes out of a later [`Set::poll`], whatever happens.
+    pub fn submit(&mut self, request: Request) {
+        let backing = self
+            .units
+            .get(usize::from(request.unit.0))
+            .and_then(Option::as_ref);
+        let Some(backing) = backing else {
+            return self.fail(request, IoError::NotReady);
+        };
+        let verdict = backing
+            .faults()
+            .map_or(Verdict::Run, |it| it.on_submit(&request.operation));
+        match verdict {
+            Verdict::Run => self.start(request),
+            Verdict::Fail(error) => self.fail(request, error),
+            Verdict::Hold => self.parked.push(Parked {
+                request,
+                until: Until::Released,
+            }),
+            Verdict::Delay(polls) => self.parked.push(Parked {
+                request,
+                until: Until::Polls(polls),
+            }),
+        }
+    }
+
+    /// Gives the kernel what was submitted. Once in every turn, after the last `submit`, also when
+    /// nothing was: it marks the turn for which sizes of files are remembered. `now`, the time of
+    /// the turn, bounds how long transient errors are tried again: turn at least ten times a second
+    /// while [`Set::in_flight`] says that something is.
+    pub fn kick(&mut self, now: Instant) {
+        if let Some(files) = &mut self.files {
+            files.kick(now);
+        }
+    }
+
+    /// Moves completions into `done` until its capacity is used up; it never grows.
+    pub fn poll(&mut self, done: &mut Vec<Completion>) {
+        if !self.parked.is_empty() {
+            self.release();
+        }
+        if let Some(files) = &mut self.files
+            && files.in_flight() > 0
+        {
+            files.poll(&mut self.ready);
+        }
+        self.zero_step();
+        let room = (done.capacity() - done.len()).min(self.ready.len());
+        done.extend(self.ready.drain(..room));
+    }
+
+    /// Requests that were submitted and whose completions were not polled yet.
+    pub fn in_flight(&self) -> usize {
+        let files = self.files.as_ref().map_or(0, Files::in_flight);
+        files + self.ready.len() + self.zeroing.len() + self.parked.len()
+    }
+
+    /// Descriptors that become readable when a poll may find something, for epoll. Signals come
+    /// only between [`Set::before_sleep`] and [`Set::after_sleep`] once the latter was called.
+    pub fn wake_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(self.wake.fd())
+    }
+
+    /// Whether the set has work of its own to do in `poll`, so that the core must not sleep.
+    pub fn needs_poll(&self) -> bool {
+        !self.ready.is_empty()
+            || !self.zeroing.is_empty()
+            || !self.parked.is_empty()
+            || self.files.as_ref().is_some_and(Files::needs_poll)
+    }
+
+    /// Turns signals on and looks once more. `true`: the core may sleep on [`Set::wake_fds`] and
+    /// calls [`Set::after_sleep`] when it wakes. `false`: there is something to kick or to poll,
+    /// and signals are off again.
+    #[must_use]
+    pub fn before_sleep(&mut self) -> bool {
+        self.wake.arm();
+        let quiet = self.files.as_mut().is_none_or(|files| files.sleep(true));
+        let may_sleep = quiet && !self.needs_poll();
+        if !may_sleep {
+            self.signals_off();
+        }
+        may_sleep
+    }
+
+    /// The core has slept: turns signals off, so that a busy core pays nothing for them, and takes
+    /// back those that came (a system call, so only after a real sleep).
+    pub fn after_sleep(&mut self) {
+        self.signals_off();
+        self.wake.drain();
+    }
+
+    fn signals_off(&mut self) {
+        self.wake.disarm();
+        if let Some(files) = &mut self.files {
+            files.sleep(false);
+        }
+    }
+
+    /// Says that these blocks are about to be read or written: the memory disk warms the cache.
+    pub fn prefetch(&self, unit: UnitIndex, lba: u64, blocks: u64) {
+        let backing = self.units.get(usize::from(unit.0)).and_then(Option::as_ref);
+        let Some(backing) = backing else { return };
+        if let Device::Memory(disk) = backing.device() {
+            let size = u64::from(backing.info().block_size);
+            disk.prefetch(lba.saturating_mul(size), blocks.saturating_mul(size));
+        }
+    }
+
+    /// Checks a request and gives it to its device.
+    fn start(&mut self, request: Request) {
+        let Request {
+            unit,
+            mut operation,
+            token,
+        } = request;
+        let backing = self.units.get(usize::from(unit.0)).and_then(Option::as_ref);
+        let checked = backing.ok_or(IoError::NotReady).and_then(|backing| {
+            check(&operation, backing)?;
+            Ok(backing)
+        });
+        let backing = match checked {
+            Ok(backing) => backing,
+            Err(error) => return self.done(token, Err(error), operation),
+        };
+        let durable = !backing
+            .faults()
+            .is_some_and(super::Faults::durability_dropped);
+        let trivial = match operation {
+            Operation::Flush => !durable,
+            _ => operation.range().1 == 0,
+        };
+        if trivial {
+            return self.done(token, Ok(()), operation);
+        }
+        if !durable {
+            forget_fua(&mut operation);
+        }
+        let size = u64::from(backing.info().block_size);
+        let (lba, blocks) = operation.range();
+        let (at, end) = (lba * size, (lba + blocks) * size);
+        match backing.device() {
+            Device::File(_) => {
+                let files = self
+                    .files
+                    .as_mut()
+                    .expect("made when the unit was attached");
+                return files.submit(unit.0, operation, token, durable, &mut self.ready);
+            }
+            Device::Memory(disk) => match &mut operation {
+                Operation::Read { buf, .. } => disk.read(at, buf),
+                Operation::Write { buf, .. } => disk.write(at, buf),
+                Operation::Flush => {}
+                Operation::Unmap { .. } | Operation::WriteZeroes { .. } => {
+                    if end - at > ZERO_STEP_BYTES {
+                        let backing = Arc::clone(backing);
+                        return self.zeroing.push_back(Zeroing {
+                            backing,
+                            at,
+                            end,
+                            token,
+                        });
+                    }
+                    disk.zero(at..end);
+                }
+            },
+            // Zeroes are written each time: the buffer held somebody's data before.
+            Device::Null => {
+                if let Operation::Read { buf, .. } = &mut operation {
+                    buf.fill(0, buf.len(), 0);
+                }
+            }
+        }
+        self.done(token, Ok(()), operation);
+    }
+
+    /// Does one step of the oldest long zeroing.
+    fn zero_step(&mut self) {
+        let Some(job) = self.zeroing.front_mut() else {
+            return;
+        };
+        let end = job.end.min(job.at + ZERO_STEP_BYTES);
+        if let Device::Memory(disk) = job.backing.device() {
+            disk.zero(job.at..end);
+        }
+        job.at = end;
+        if job.at == job.end {
+            let job = self.zeroing.pop_front().expect("looked at just now");
+            self.ready.push_back(Completion {
+                token: job.token,
+                result: Ok(()),
+                buf: None,
+            });
+        }
+    }
+
+    /// Starts what faults no longer keep back.
+    fn release(&mut self) {
+        let mut at = 0;
+        while at < self.parked.len() {
+            let Parked { request, until } = &mut self.parked[at];
+            let backing = self
+                .units
+                .get(usize::from(request.unit.0))
+                .and_then(Option::as_ref);
+            let faults = backing.and_then(|backing| backing.faults());
+            let free = match until {
+                Until::Released => faults.is_none_or(super::Faults::release),
+                Until::Polls(polls) => {
+                    *polls = polls.saturating_sub(1);
+                    *polls == 0
+                }
+            };
+            if free {
+                let parked = self.parked.remove(at);
+                self.start(parked.request);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    fn fail(&mut self, request: Request, error: IoError) {
+        self.done(request.token, Err(error), request.operation);
+    }
+
+    fn done(&mut self, token: Token, result: Result<(), IoError>, operation: Operation) {
+        self.ready.push_back(Completion {
+            token,
+            result,
+            buf: operation.into_buf(),
+        });
+    }
+}
+
+impl Drop for Set {
+    /// A core that ends before its requests did: nobody is left to answer them.
+    fn drop(&mut self) {
+        let left = self.in_flight();
+        if left > 0 {
+            tracing::warn!(requests = left, "devices ended with requests unanswered");
+        }
+        for completion in self.ready.drain(..) {
+            completion.token.finish();
+        }
+        for zeroing in self.zeroing.drain(..) {
+            zeroing.token.finish();
+        }
+        for parked in self.parked.drain(..) {
+            parked.request.token.finish();
+        }
+    }
+}
+
+/// What every device relies on.
+fn check(operation: &Operation, backing: &Backing) -> Result<(), IoError> {
+    let info = backing.info();
+    if operation.changes_blocks() && info.read_only {
+        return Err(IoError::WriteProtected);
+    }
+    if matches!(operation, Operation::Unmap { .. }) && !info.unmap {
+        return Err(IoError::Unsupported);
+    }
+    let (lba, blocks) = operation.range();
+    if lba.checked_add(blocks).is_none_or(|end| end > info.blocks) {
+        return Err(IoError::OutOfRange);
+    }
+    if let Operation::Read { buf, blocks, .. } | Operation::Write { buf, blocks, .. } = operation {
+        let bytes = u64::from(*blocks) * u64::from(info.block_size);
+        if buf.len() as u64 != bytes {
+            debug_assert!(false, "a buffer of {} bytes for {blocks} blocks", buf.len());
+            return Err(IoError::Resource);
+        }
+    }
+    Ok(())
+}
+
+fn forget_fua(operation: &mut Operation) {
+    match operation {
+        Operation::Write { fua, .. } | Operation::WriteZeroes { fua, .. } => *fua = false,
+        Operation::Read { .. } | Operation::Flush | Operation::Unmap { .. } => {}
+    }
+}
