@@ -22,3 +22,4 @@
 pub mod backend;
 pub mod mem;
 pub mod pdu;
+pub mod scsi;

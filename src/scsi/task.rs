@@ -1,0 +1,486 @@
+//! The seam between `iscsi` (transport) and the commands: a task is told what happened and says
+//! what it needs next.
+//!
+//! ```text
+//! Task::start ─► Step ─► (transport does it) ─► Event ─► Task::resume ─► Step ─► … ─► Step::Finish
+//! ```
+//!
+//! `start` makes the checks that are the same for all commands, in SAM-5's order, and then runs the
+//! handler of the command's row in [`opcodes`]. READ is [`Step::Stream`] and the
+//! end; WRITE is [`Step::Collect`], [`Step::Submit`] and the end. A task holds no memory but the
+//! `DmaBuf`s that it was given, and asks for all that it will ever need in one `Collect`, before it
+//! has any, so that tasks do not wait for each other in a circle.
+
+use super::cdb::Cdb;
+use super::opcodes::{self, Gates, Handler, Lookup};
+use super::parameter::ParameterData;
+use super::sbc::{read::Read, write::Write};
+use super::sbc::{
+    start_stop_unit::StartStopUnit, synchronize_cache::SynchronizeCache, unmap::Unmap,
+    verify::Verify, write_same::WriteSame,
+};
+use super::sense::{AdditionalSense, Sense, SenseKey};
+use super::unit::{LogicalUnit, PortIdentity};
+use super::unit_attention::NexusUnit;
+use crate::backend::{IoError, Operation};
+use crate::mem::DmaBuf;
+
+/// Most bytes that one READ, WRITE or VERIFY may move; the Block Limits page reports it, and a
+/// longer one gets INVALID FIELD IN CDB.
+pub const MAX_TRANSFER_BYTES: u32 = 4 * 1024 * 1024;
+
+/// What a task needs next. Exactly one event answers each step but `Finish`.
+#[derive(Debug)]
+pub enum Step {
+    /// Collect `data_out_bytes` of the initiator's data and take `scratch_bytes` of further buffer,
+    /// both in one piece so that tasks never wait for each other in a circle. Either may be zero,
+    /// not both. `data_out_bytes` never exceeds what the command's CDB says nor what the initiator
+    /// said it would send; what it sends beyond is thrown away. Answer: [`Event::Collected`].
+    Collect {
+        data_out_bytes: u32,
+        scratch_bytes: u32,
+    },
+    /// Give this to the unit's device. Answer: [`Event::Completed`].
+    Submit(Operation),
+    /// Read these blocks and send them as Data-In, in pieces as room allows, and no more bytes than
+    /// the initiator takes: the last block may have to be cut. Answer: [`Event::Streamed`].
+    Stream { lba: u64, blocks: u32 },
+    /// Apply this change on every core ([`LogicalUnit::apply`]). Answer: [`Event::Changed`], when
+    /// each has acknowledged.
+    Change(Change),
+    /// The task is over. Parameter data, if any, stand in the context's `data_in`.
+    Finish(Outcome),
+}
+
+impl Step {
+    pub(super) const GOOD: Self = Self::Finish(Outcome {
+        status: Status::Good,
+        sense: None,
+    });
+
+    pub(super) fn check_condition(sense: Sense) -> Self {
+        Self::Finish(Outcome {
+            status: Status::CheckCondition,
+            sense: Some(sense),
+        })
+    }
+}
+
+/// What the transport or the device did.
+#[derive(Debug)]
+pub enum Event {
+    /// Each buffer is exactly as long as was asked for, `None` where that was zero.
+    Collected {
+        data_out: Option<DmaBuf>,
+        scratch: Option<DmaBuf>,
+    },
+    Completed {
+        result: Result<(), IoError>,
+        buf: Option<DmaBuf>,
+    },
+    Streamed(Result<(), IoError>),
+    Changed,
+}
+
+impl Event {
+    /// This process, not the medium, could not do it now: BUSY has the initiator wait and try again
+    /// (SAM-5 §5.3.1), where an aborted command would be repeated at once.
+    fn is_short_of_resources(&self) -> bool {
+        matches!(
+            self,
+            Self::Completed {
+                result: Err(IoError::Resource),
+                ..
+            } | Self::Streamed(Err(IoError::Resource))
+        )
+    }
+}
+
+/// A change of a logical unit that every core must know before its command is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// START STOP UNIT: medium access is allowed (`true`) or answered NOT READY (`false`).
+    Started(bool),
+}
+
+/// SAM-5 status codes that we use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Status {
+    Good = 0x00,
+    CheckCondition = 0x02,
+    ConditionMet = 0x04,
+    Busy = 0x08,
+    ReservationConflict = 0x18,
+    TaskSetFull = 0x28,
+    AcaActive = 0x30,
+    TaskAborted = 0x40,
+}
+
+/// How a task ended. Sense data are encoded in the format (fixed or descriptor) of the unit's
+/// D_SENSE bit ([`LogicalUnit::sense_format`]), fixed where there is no unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    pub status: Status,
+    /// Present exactly when `status` is CHECK CONDITION.
+    pub sense: Option<Sense>,
+}
+
+impl Outcome {
+    /// The command cannot be taken now and may be sent again (SAM-5 §5.3.1).
+    pub const fn busy() -> Self {
+        Self {
+            status: Status::Busy,
+            sense: None,
+        }
+    }
+}
+
+/// SAM-5 task attributes. Ordering is the transport's and the task set's affair; no command
+/// behaves differently for its attribute.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TaskAttribute {
+    Simple,
+    Ordered,
+    HeadOfQueue,
+    Aca,
+}
+
+/// A command as it came from the initiator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Command {
+    pub cdb: Cdb,
+    pub attribute: TaskAttribute,
+    /// Bytes that the initiator will send at most: ExpectedDataTransferLength of a write, else
+    /// zero.
+    pub data_out_bytes: u32,
+    /// Bytes that the initiator will take at most: ExpectedDataTransferLength of a read, else zero.
+    pub data_in_bytes: u32,
+}
+
+/// The world that a task runs in, lent for one call.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// This core's replica of the addressed unit; `None` when nothing is mapped at the LUN.
+    pub unit: Option<&'a mut LogicalUnit>,
+    /// What the session knows of the unit; `None` when nothing is mapped at the LUN.
+    pub nexus: Option<&'a mut NexusUnit>,
+    pub port: &'a PortIdentity,
+    /// LUNs that this initiator may see, ascending.
+    pub luns: &'a [u16],
+    /// Where parameter data go; cleared by the caller before `start`.
+    pub data_in: &'a mut ParameterData,
+}
+
+/// What the CDB says will move, in bytes, whatever the initiator expects; the transport computes
+/// the residual from both (RFC 7143 §11.4.5.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transfer {
+    None,
+    In(u64),
+    Out(u64),
+}
+
+/// What a handler of a logical unit's command is given. The checks of the row are already made.
+#[derive(Debug)]
+pub(super) struct UnitCall<'a> {
+    pub(super) unit: &'a LogicalUnit,
+    pub(super) command: &'a Command,
+    /// The unit or its mapping forbids writes.
+    pub(super) read_only: bool,
+    pub(super) data_in: &'a mut ParameterData,
+}
+
+/// A task that has begun and its first step, or the sense data of a CHECK CONDITION that ends it
+/// before anything moved.
+pub(super) type Begin = Result<(Task, Step), Sense>;
+
+/// One command in execution.
+#[derive(Debug)]
+pub struct Task {
+    machine: Machine,
+    transfer: Transfer,
+}
+
+/// The commands that take more than one step, each with what it must remember.
+#[derive(Debug)]
+pub(super) enum Machine {
+    /// The last step was [`Step::Finish`].
+    Over,
+    Read(Read),
+    Write(Write),
+    SynchronizeCache(SynchronizeCache),
+    Verify(Verify),
+    Unmap(Unmap),
+    WriteSame(WriteSame),
+    StartStopUnit(StartStopUnit),
+}
+
+impl Task {
+    /// Begins a command.
+    pub fn start(cx: &mut Context<'_>, command: &Command) -> (Self, Step) {
+        match admit(cx, command) {
+            Ok(begun) => begun,
+            Err(sense) => {
+                cx.data_in.clear();
+                (Self::over(Transfer::None), Step::check_condition(sense))
+            }
+        }
+    }
+
+    /// Takes the answer to the last step and says what is next.
+    ///
+    /// # Panics
+    /// When the event is not the one that answers the last step.
+    pub fn resume(&mut self, _cx: &mut Context<'_>, event: Event) -> Step {
+        if event.is_short_of_resources() {
+            self.machine = Machine::Over;
+            return Step::Finish(Outcome::busy());
+        }
+        let step = match &mut self.machine {
+            Machine::Over => panic!("a finished task was resumed with {event:?}"),
+            Machine::Read(read) => read.resume(&event),
+            Machine::Write(write) => write.resume(event),
+            Machine::SynchronizeCache(flush) => flush.resume(&event),
+            Machine::Verify(verify) => verify.resume(event),
+            Machine::Unmap(unmap) => unmap.resume(event),
+            Machine::WriteSame(write_same) => write_same.resume(event),
+            Machine::StartStopUnit(start_stop) => start_stop.resume(&event),
+        }
+        .unwrap_or_else(Step::check_condition);
+        if matches!(step, Step::Finish(_)) {
+            self.machine = Machine::Over;
+        }
+        step
+    }
+
+    /// How much the CDB says will move; `None` also when the command failed before any of it.
+    pub fn transfer(&self) -> Transfer {
+        self.transfer
+    }
+
+    pub(super) fn new(machine: Machine, transfer: Transfer) -> Self {
+        Self { machine, transfer }
+    }
+
+    fn over(transfer: Transfer) -> Self {
+        Self::new(Machine::Over, transfer)
+    }
+
+    /// A command that is over at once, with GOOD status.
+    pub(super) fn good(transfer: Transfer) -> Begin {
+        Ok((Self::over(transfer), Step::GOOD))
+    }
+
+    /// A command that is over at once with CHECK CONDITION, and whose residual nevertheless counts
+    /// against what its CDB asked for.
+    pub(super) fn refused(transfer: Transfer, sense: Sense) -> Begin {
+        Ok((Self::over(transfer), Step::check_condition(sense)))
+    }
+
+    /// A command that is over at once and returns what stands in `data_in`, cut to its ALLOCATION
+    /// LENGTH (SPC-4).
+    pub(super) fn parameter_data(data_in: &mut ParameterData, allocation_length: u32) -> Begin {
+        data_in.truncate(usize::try_from(allocation_length).unwrap_or(usize::MAX));
+        let bytes = u64::try_from(data_in.len()).expect("the buffer has a fixed small size");
+        Self::good(Transfer::In(bytes))
+    }
+}
+
+/// The checks that all commands share, in the order of their precedence (SAM-5
+/// and SPC-4): is there a unit, has it something to say first, do we know the command, is the
+/// CDB well formed, is the unit ready, may this nexus write.
+fn admit(cx: &mut Context<'_>, command: &Command) -> Begin {
+    let cdb = &command.cdb;
+    let lookup = opcodes::lookup(cdb);
+    let (gates, target_wide) = match lookup {
+        Lookup::Row(row) => (row.gates, matches!(row.handler, Handler::Target(_))),
+        Lookup::UnknownServiceAction | Lookup::UnknownOpcode => (Gates::empty(), false),
+    };
+    if cx.unit.is_none() && !target_wide {
+        return Err(Sense::illegal_request(
+            AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED,
+        ));
+    }
+    if !gates.contains(Gates::PASSES_UNIT_ATTENTION)
+        && let Some(condition) = cx.nexus.as_deref_mut().and_then(NexusUnit::take)
+    {
+        return Err(condition.sense());
+    }
+    let row = match lookup {
+        Lookup::Row(row) => row,
+        // SPC-4: a service action that is not supported is an invalid field.
+        Lookup::UnknownServiceAction => return Err(Sense::invalid_field_in_cdb(1, Some(4))),
+        Lookup::UnknownOpcode => return Err(unknown_opcode()),
+    };
+    cdb.check_reserved(row.allowed_bits())?;
+    let run = match row.handler {
+        Handler::Target(run) => return run(cx, command),
+        Handler::Unit(run) => run,
+    };
+    let Some(unit) = cx.unit.as_deref() else {
+        return Err(Sense::illegal_request(
+            AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED,
+        ));
+    };
+    // Before what the device can do: without a device nothing is known of that.
+    if !gates.contains(Gates::PASSES_NOT_READY)
+        && let Some(sense) = unit.not_ready()
+    {
+        return Err(sense);
+    }
+    if !row.available(unit) {
+        return Err(unknown_opcode());
+    }
+    let read_only = unit.read_only() || cx.nexus.as_deref().is_some_and(NexusUnit::read_only);
+    if read_only && gates.contains(Gates::WRITES) {
+        return Err(Sense::new(
+            SenseKey::DataProtect,
+            AdditionalSense::WRITE_PROTECTED,
+        ));
+    }
+    run(&mut UnitCall {
+        unit,
+        command,
+        read_only,
+        data_in: cx.data_in,
+    })
+}
+
+fn unknown_opcode() -> Sense {
+    Sense::illegal_request(AdditionalSense::INVALID_COMMAND_OPERATION_CODE)
+}
+
+/// The transport broke the seam's rule that one event of a kind answers each step.
+#[cold]
+pub(super) fn wrong_event(command: &str, event: &Event) -> ! {
+    panic!("{command} was resumed with {event:?}, which does not answer its last step")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scsi::testbed::{self, Bench};
+    use crate::scsi::unit::{NotReadyReason, ReadyState};
+    use crate::scsi::unit_attention::UnitAttention;
+
+    const TEST_UNIT_READY: [u8; 6] = [0; 6];
+    const REQUEST_SENSE: [u8; 6] = [0x03, 0, 0, 0, 252, 0];
+    const INQUIRY: [u8; 6] = [0x12, 0, 0, 0, 255, 0];
+    const REPORT_LUNS: [u8; 12] = [0xa0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0];
+    const READ: [u8; 10] = [0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+    const WRITE: [u8; 10] = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+    const UNKNOWN: [u8; 6] = [0xee, 0, 0, 0, 0, 0];
+
+    #[test]
+    fn ready_unit_passes_test_unit_ready() {
+        let answer = Bench::new(8).plain(&TEST_UNIT_READY);
+        assert_eq!(answer.transfer, Transfer::None);
+        answer.good();
+    }
+
+    #[test]
+    fn unmapped_lun_answers_three_commands_and_refuses_the_others() {
+        let mut bench = Bench::new(8);
+        bench.unit = None;
+        for cdb in [&REQUEST_SENSE[..], &INQUIRY, &REPORT_LUNS] {
+            bench.read(cdb, 512).good();
+        }
+        for cdb in [&TEST_UNIT_READY[..], &READ, &WRITE, &UNKNOWN] {
+            bench
+                .plain(cdb)
+                .illegal(AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED);
+        }
+    }
+
+    #[test]
+    fn unit_attention_is_reported_once_and_not_to_the_commands_that_pass_it() {
+        let mut bench = Bench::new(8);
+        bench.nexus.raise(UnitAttention::PowerOn);
+        bench.nexus.raise(UnitAttention::CapacityChanged);
+        bench.read(&INQUIRY, 255).good();
+        bench.read(&REPORT_LUNS, 512).good();
+        let power_on = UnitAttention::PowerOn.additional_sense();
+        bench
+            .read(&READ, 512)
+            .refused_with(SenseKey::UnitAttention, power_on);
+        let capacity = UnitAttention::CapacityChanged.additional_sense();
+        bench
+            .plain(&TEST_UNIT_READY)
+            .refused_with(SenseKey::UnitAttention, capacity);
+        bench.plain(&TEST_UNIT_READY).good();
+    }
+
+    #[test]
+    fn unit_attention_comes_before_not_ready_and_before_an_unknown_command() {
+        let mut bench = Bench::new(8);
+        bench.unit.as_mut().unwrap().apply(Change::Started(false));
+        for cdb in [&TEST_UNIT_READY[..], &UNKNOWN] {
+            bench.nexus.raise(UnitAttention::LogicalUnitReset);
+            assert_eq!(bench.plain(cdb).sense().key, SenseKey::UnitAttention);
+        }
+    }
+
+    #[test]
+    fn unknown_operation_code_and_unknown_service_action_differ() {
+        let mut bench = Bench::new(8);
+        bench
+            .plain(&UNKNOWN)
+            .illegal(AdditionalSense::INVALID_COMMAND_OPERATION_CODE);
+        bench.plain(&[0x9e, 0x1f, 0]).invalid_field(1, Some(4));
+    }
+
+    #[test]
+    fn naca_is_an_invalid_field_of_every_form() {
+        let mut bench = Bench::new(8);
+        for (cdb, control) in [(&TEST_UNIT_READY[..], 5), (&READ, 9), (&REPORT_LUNS, 11)] {
+            let mut cdb = cdb.to_vec();
+            cdb[control] = 0x04;
+            bench
+                .read(&cdb, 512)
+                .invalid_field(u16::try_from(control).unwrap(), Some(2));
+        }
+        let mut cdb = [0; 16];
+        cdb[0] = 0x88;
+        cdb[15] = 0x04;
+        bench.read(&cdb, 512).invalid_field(15, Some(2));
+    }
+
+    #[test]
+    fn scsi_2_lun_is_tolerated_in_6_byte_cdbs() {
+        Bench::new(8).plain(&[0, 0xe0, 0, 0, 0, 0]).good();
+        Bench::new(8)
+            .plain(&[0, 0x01, 0, 0, 0, 0])
+            .invalid_field(1, Some(0));
+    }
+
+    #[test]
+    fn unit_without_its_device_says_who_it_is_and_that_it_is_not_ready() {
+        let unit = LogicalUnit::without_device(testbed::identity(), NotReadyReason::Missing);
+        let mut bench = Bench::with_unit(unit);
+        assert_eq!(bench.read(&INQUIRY, 255).good()[0], 0);
+        for cdb in [&TEST_UNIT_READY[..], &READ, &WRITE] {
+            bench.plain(cdb).refused_with(
+                SenseKey::NotReady,
+                AdditionalSense::MANUAL_INTERVENTION_REQUIRED,
+            );
+        }
+    }
+
+    #[test]
+    fn device_that_comes_back_makes_the_unit_ready() {
+        let mut bench = Bench::new(8);
+        let recovering = ReadyState::NotReady(NotReadyReason::BecomingReady);
+        bench.unit.as_mut().unwrap().set_ready(recovering);
+        bench
+            .plain(&TEST_UNIT_READY)
+            .refused_with(SenseKey::NotReady, AdditionalSense::BECOMING_READY);
+        bench.unit.as_mut().unwrap().set_ready(ReadyState::Ready);
+        bench.plain(&TEST_UNIT_READY).good();
+    }
+
+    #[test]
+    fn task_is_a_few_words() {
+        assert!(size_of::<Task>() <= 128, "{}", size_of::<Task>());
+    }
+}

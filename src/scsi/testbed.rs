@@ -1,0 +1,334 @@
+//! What the tests of the commands stand on: a unit, a model of its disk, and a driver that carries
+//! out the steps of a task as transport and device would.
+
+use super::cdb::Cdb;
+use super::parameter::ParameterData;
+use super::sense::{AdditionalSense, Sense, SenseKey};
+use super::task::{Command, Context, Event, Outcome, Status, Step, Task, TaskAttribute, Transfer};
+use super::unit::{Identity, LogicalUnit, PortIdentity};
+use super::unit_attention::NexusUnit;
+use crate::backend::{DeviceInfo, IoError, Operation};
+use crate::mem::{DmaBuf, Pages, Pool};
+
+/// Steps that no command of a test comes near.
+const STEPS_MAX: usize = 10_000;
+
+const POOL_BYTES: usize = 8 * 1024 * 1024;
+
+pub(super) fn identity() -> Identity {
+    Identity::new(
+        "disk",
+        "0001",
+        "SERIAL42",
+        0x0123_4567_89ab_cdef,
+        *b"0123456789abcdef",
+    )
+    .unwrap()
+}
+
+pub(super) fn info(block_size: u32, blocks: u64) -> DeviceInfo {
+    DeviceInfo {
+        block_size,
+        physical_block_exponent: 3,
+        blocks,
+        read_only: false,
+        write_cache: true,
+        unmap: true,
+        unmap_reads_zeroes: true,
+        unmap_granularity: 8,
+        atomic_write_blocks: 0,
+        non_rotating: true,
+    }
+}
+
+/// An operation that reached the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Done {
+    Read {
+        lba: u64,
+        blocks: u32,
+    },
+    Write {
+        lba: u64,
+        blocks: u32,
+        fua: bool,
+    },
+    Flush,
+    Unmap {
+        lba: u64,
+        blocks: u64,
+    },
+    WriteZeroes {
+        lba: u64,
+        blocks: u64,
+        may_unmap: bool,
+    },
+}
+
+/// What the initiator and the device saw of one command.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) outcome: Outcome,
+    pub(super) transfer: Transfer,
+    /// Parameter data or blocks, no more than the initiator takes.
+    pub(super) data: Vec<u8>,
+    pub(super) done: Vec<Done>,
+}
+
+impl Answer {
+    /// The command ended well; its data.
+    #[track_caller]
+    pub(super) fn good(self) -> Vec<u8> {
+        assert_eq!(
+            self.outcome,
+            Outcome {
+                status: Status::Good,
+                sense: None
+            }
+        );
+        self.data
+    }
+
+    /// The command ended with CHECK CONDITION.
+    #[track_caller]
+    pub(super) fn sense(&self) -> Sense {
+        assert_eq!(self.outcome.status, Status::CheckCondition);
+        self.outcome
+            .sense
+            .expect("CHECK CONDITION comes with sense data")
+    }
+
+    /// The command was refused with these codes and no operation reached the device.
+    #[track_caller]
+    pub(super) fn refused_with(&self, key: SenseKey, additional: AdditionalSense) {
+        let sense = self.sense();
+        assert_eq!((sense.key, sense.additional), (key, additional));
+        assert_eq!(self.done, []);
+    }
+
+    #[track_caller]
+    pub(super) fn illegal(&self, additional: AdditionalSense) {
+        self.refused_with(SenseKey::IllegalRequest, additional);
+    }
+
+    /// INVALID FIELD IN CDB that points at `byte` and `bit`.
+    #[track_caller]
+    pub(super) fn invalid_field(&self, byte: u16, bit: Option<u8>) {
+        assert_eq!(self.sense(), Sense::invalid_field_in_cdb(byte, bit));
+        assert_eq!(self.done, []);
+    }
+}
+
+/// One logical unit on a disk in memory, seen by one nexus.
+#[derive(Debug)]
+pub(super) struct Bench {
+    pub(super) unit: Option<LogicalUnit>,
+    pub(super) nexus: NexusUnit,
+    pub(super) luns: Vec<u16>,
+    pub(super) disk: Vec<u8>,
+    /// Fails every operation of the device.
+    pub(super) fault: Option<IoError>,
+    port: PortIdentity,
+    data_in: ParameterData,
+    pool: Pool,
+}
+
+impl Bench {
+    /// A disk of `blocks` blocks of 512 bytes whose bytes differ from block to block.
+    pub(super) fn new(blocks: u64) -> Self {
+        Self::with_info(info(512, blocks))
+    }
+
+    pub(super) fn with_info(info: DeviceInfo) -> Self {
+        let bytes = info.blocks * u64::from(info.block_size);
+        let disk = (0..bytes)
+            .map(|at| (at / 512 * 7 + at % 512 + 1).to_le_bytes()[0])
+            .collect();
+        let mut bench = Self::with_unit(LogicalUnit::new(identity(), info, false));
+        bench.disk = disk;
+        bench
+    }
+
+    /// A unit without a disk behind it: for commands that do not get that far.
+    pub(super) fn with_unit(unit: LogicalUnit) -> Self {
+        Self {
+            unit: Some(unit),
+            nexus: NexusUnit::new(false),
+            luns: vec![0],
+            disk: Vec::new(),
+            fault: None,
+            port: PortIdentity::new("iqn.2026-11.io.example:disk", 1, 2).unwrap(),
+            data_in: ParameterData::new(),
+            pool: Pool::new(POOL_BYTES, Pages::Normal).unwrap(),
+        }
+    }
+
+    pub(super) fn unit(&self) -> &LogicalUnit {
+        self.unit.as_ref().unwrap()
+    }
+
+    /// A command that moves no data.
+    pub(super) fn plain(&mut self, cdb: &[u8]) -> Answer {
+        self.run(cdb, &[], 0)
+    }
+
+    /// A command whose initiator takes up to `expected` bytes.
+    pub(super) fn read(&mut self, cdb: &[u8], expected: u32) -> Answer {
+        self.run(cdb, &[], expected)
+    }
+
+    /// A command whose initiator sends `data`.
+    pub(super) fn write(&mut self, cdb: &[u8], data: &[u8]) -> Answer {
+        self.run(cdb, data, 0)
+    }
+
+    pub(super) fn run(&mut self, cdb: &[u8], data_out: &[u8], data_in_bytes: u32) -> Answer {
+        let mut bytes = [0; 16];
+        bytes[..cdb.len()].copy_from_slice(cdb);
+        let command = Command {
+            cdb: Cdb::new(&bytes),
+            attribute: TaskAttribute::Simple,
+            data_out_bytes: u32::try_from(data_out.len()).unwrap(),
+            data_in_bytes,
+        };
+        let mut done = Vec::new();
+        let mut streamed = Vec::new();
+        self.data_in.clear();
+        let (mut task, mut step) = Task::start(&mut self.context(), &command);
+        for _ in 0..STEPS_MAX {
+            let event = match step {
+                Step::Finish(outcome) => {
+                    let mut data = if streamed.is_empty() {
+                        self.data_in.as_bytes().to_vec()
+                    } else {
+                        streamed
+                    };
+                    data.truncate(usize::try_from(data_in_bytes).unwrap());
+                    return Answer {
+                        outcome,
+                        transfer: task.transfer(),
+                        data,
+                        done,
+                    };
+                }
+                Step::Collect {
+                    data_out_bytes,
+                    scratch_bytes,
+                } => {
+                    assert!(data_out_bytes <= command.data_out_bytes);
+                    let data = &data_out[..usize::try_from(data_out_bytes).unwrap()];
+                    let mut collected = self.buf(data_out_bytes);
+                    if let Some(buf) = &mut collected {
+                        buf.copy_from(0, data);
+                    }
+                    Event::Collected {
+                        data_out: collected,
+                        scratch: self.buf(scratch_bytes),
+                    }
+                }
+                Step::Submit(operation) => self.execute(operation, &mut done),
+                Step::Stream { lba, blocks } => {
+                    done.push(Done::Read { lba, blocks });
+                    let result = self.fault.map_or(Ok(()), Err);
+                    if result.is_ok() {
+                        streamed.extend_from_slice(self.range(lba, u64::from(blocks)));
+                    }
+                    Event::Streamed(result)
+                }
+                Step::Change(change) => {
+                    self.unit.as_mut().unwrap().apply(change);
+                    Event::Changed
+                }
+            };
+            step = task.resume(&mut self.context(), event);
+        }
+        panic!("the command did not end: {cdb:02x?}");
+    }
+
+    fn context(&mut self) -> Context<'_> {
+        let nexus = self.unit.is_some().then_some(&mut self.nexus);
+        Context {
+            unit: self.unit.as_mut(),
+            nexus,
+            port: &self.port,
+            luns: &self.luns,
+            data_in: &mut self.data_in,
+        }
+    }
+
+    /// A buffer of exactly `bytes` bytes, filled with what no test writes.
+    fn buf(&self, bytes: u32) -> Option<DmaBuf> {
+        let bytes = usize::try_from(bytes).unwrap();
+        let mut buf = (bytes > 0).then(|| self.pool.alloc(bytes).unwrap())?;
+        buf.fill(0, bytes, 0xee);
+        Some(buf)
+    }
+
+    fn range(&mut self, lba: u64, blocks: u64) -> &mut [u8] {
+        let block_size = u64::from(self.unit().block_size());
+        let from = usize::try_from(lba * block_size).unwrap();
+        let to = usize::try_from((lba + blocks) * block_size).unwrap();
+        &mut self.disk[from..to]
+    }
+
+    fn execute(&mut self, operation: Operation, done: &mut Vec<Done>) -> Event {
+        let result = self.fault.map_or(Ok(()), Err);
+        let ok = result.is_ok();
+        let block_bytes = usize::try_from(self.unit().block_size()).unwrap();
+        let buf = match operation {
+            Operation::Read {
+                lba,
+                blocks,
+                mut buf,
+            } => {
+                done.push(Done::Read { lba, blocks });
+                assert_eq!(buf.len(), usize::try_from(blocks).unwrap() * block_bytes);
+                if ok {
+                    buf.copy_from(0, self.range(lba, u64::from(blocks)));
+                }
+                Some(buf)
+            }
+            Operation::Write {
+                lba,
+                blocks,
+                buf,
+                fua,
+            } => {
+                done.push(Done::Write { lba, blocks, fua });
+                assert_eq!(buf.len(), usize::try_from(blocks).unwrap() * block_bytes);
+                if ok {
+                    buf.copy_to(0, self.range(lba, u64::from(blocks)));
+                }
+                Some(buf)
+            }
+            Operation::Flush => {
+                done.push(Done::Flush);
+                None
+            }
+            Operation::Unmap { lba, blocks } => {
+                done.push(Done::Unmap { lba, blocks });
+                if ok {
+                    self.range(lba, blocks).fill(0);
+                }
+                None
+            }
+            Operation::WriteZeroes {
+                lba,
+                blocks,
+                may_unmap,
+                ..
+            } => {
+                done.push(Done::WriteZeroes {
+                    lba,
+                    blocks,
+                    may_unmap,
+                });
+                if ok {
+                    self.range(lba, blocks).fill(0);
+                }
+                None
+            }
+        };
+        Event::Completed { result, buf }
+    }
+}

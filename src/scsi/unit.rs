@@ -1,0 +1,346 @@
+//! A logical unit as one core knows it: who it is, what its device can do, whether it is ready.
+//!
+//! Every core holds a replica, so that commands read it without sharing. A replica changes only by
+//! [`LogicalUnit::apply`], which the cores call when they are told of a [`Change`], and by what its
+//! device reports ([`LogicalUnit::set_ready`]). It holds no memory outside itself but the device
+//! information, so a clone for each core is cheap.
+//!
+//! The identity does not follow from the name of the unit: it is made once and kept, so that a
+//! renamed unit is still the same disk to its initiators.
+
+use arrayvec::ArrayString;
+use thiserror::Error;
+
+use super::sense::{AdditionalSense, Sense, SenseFormat, SenseKey};
+use super::task::Change;
+use crate::backend::DeviceInfo;
+
+/// T10 VENDOR IDENTIFICATION of every unit, exactly 8 characters.
+pub const VENDOR: &str = "IIBLOCKD";
+
+/// Longest product name, in characters (INQUIRY's field).
+pub const PRODUCT_CHARS_MAX: usize = 16;
+
+/// Longest product revision, in characters (INQUIRY's field).
+pub const REVISION_CHARS_MAX: usize = 4;
+
+/// Longest serial number, in characters.
+pub const SERIAL_CHARS_MAX: usize = 64;
+
+/// Longest target name, in bytes (RFC 7143 §4.2.7).
+pub const TARGET_NAME_BYTES_MAX: usize = 223;
+
+/// Block size that a unit reports as long as its device never was attached.
+const BLOCK_SIZE_UNKNOWN: u32 = 512;
+
+/// What names a logical unit for ever.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    product: ArrayString<PRODUCT_CHARS_MAX>,
+    revision: ArrayString<REVISION_CHARS_MAX>,
+    serial: ArrayString<SERIAL_CHARS_MAX>,
+    naa: u64,
+    uuid: [u8; 16],
+}
+
+/// Why an identity was refused. SPC-4's ASCII fields have the characters 20h to 7Eh.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum IdentityError {
+    #[error("{field} is longer than {max} characters")]
+    TooLong { field: &'static str, max: usize },
+    #[error("{field} has a character that is not printable ASCII")]
+    NotPrintable { field: &'static str },
+    #[error("{field} is empty")]
+    Empty { field: &'static str },
+}
+
+impl Identity {
+    /// `naa`: 60 bits of the locally assigned NAA designator; its upper four bits are replaced by
+    /// the format 3h (SPC-4, NAA Locally Assigned designator). `uuid`: in the order of RFC 4122's
+    /// fields.
+    pub fn new(
+        product: &str,
+        revision: &str,
+        serial: &str,
+        naa: u64,
+        uuid: [u8; 16],
+    ) -> Result<Self, IdentityError> {
+        Ok(Self {
+            product: text("product", product)?,
+            revision: text("revision", revision)?,
+            serial: text("serial", serial)?,
+            naa: naa & 0x0fff_ffff_ffff_ffff | 0x3000_0000_0000_0000,
+            uuid,
+        })
+    }
+
+    pub fn product(&self) -> &str {
+        &self.product
+    }
+
+    pub fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    pub fn serial(&self) -> &str {
+        &self.serial
+    }
+
+    /// The NAA designator, format 3h included.
+    pub fn naa(&self) -> u64 {
+        self.naa
+    }
+
+    pub fn uuid(&self) -> &[u8; 16] {
+        &self.uuid
+    }
+}
+
+fn text<const MAX: usize>(
+    field: &'static str,
+    value: &str,
+) -> Result<ArrayString<MAX>, IdentityError> {
+    if value.is_empty() {
+        return Err(IdentityError::Empty { field });
+    }
+    if !value.bytes().all(|byte| (0x20..=0x7e).contains(&byte)) {
+        return Err(IdentityError::NotPrintable { field });
+    }
+    ArrayString::from(value).map_err(|_| IdentityError::TooLong { field, max: MAX })
+}
+
+/// Whether the device behind a unit can be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReadyState {
+    Ready,
+    NotReady(NotReadyReason),
+}
+
+/// Why it cannot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotReadyReason {
+    /// The backing object is missing or was refused: someone must look at it.
+    Missing,
+    /// It is being attached or recovered, and needs only time.
+    BecomingReady,
+    /// It was taken away or failed, cause not known.
+    Failed,
+}
+
+impl NotReadyReason {
+    const fn additional_sense(self) -> AdditionalSense {
+        match self {
+            Self::Missing => AdditionalSense::MANUAL_INTERVENTION_REQUIRED,
+            Self::BecomingReady => AdditionalSense::BECOMING_READY,
+            Self::Failed => AdditionalSense::LOGICAL_UNIT_NOT_READY,
+        }
+    }
+}
+
+/// One core's replica of a logical unit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogicalUnit {
+    identity: Identity,
+    info: DeviceInfo,
+    read_only: bool,
+    ready: ReadyState,
+    started: bool,
+}
+
+impl LogicalUnit {
+    /// A unit whose device is attached. `read_only`: configured so; a read-only device makes its
+    /// unit read-only too.
+    pub fn new(identity: Identity, info: DeviceInfo, read_only: bool) -> Self {
+        let read_only = read_only || info.read_only;
+        Self {
+            identity,
+            info,
+            read_only,
+            ready: ReadyState::Ready,
+            started: true,
+        }
+    }
+
+    /// A unit without a device: it answers who it is, and NOT READY to everything else.
+    pub fn without_device(identity: Identity, reason: NotReadyReason) -> Self {
+        let info = DeviceInfo {
+            block_size: BLOCK_SIZE_UNKNOWN,
+            physical_block_exponent: 0,
+            blocks: 0,
+            read_only: false,
+            write_cache: false,
+            unmap: false,
+            unmap_reads_zeroes: false,
+            unmap_granularity: 1,
+            atomic_write_blocks: 0,
+            non_rotating: true,
+        };
+        let ready = ReadyState::NotReady(reason);
+        Self {
+            identity,
+            info,
+            read_only: false,
+            ready,
+            started: true,
+        }
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    /// Bytes in a logical block.
+    pub fn block_size(&self) -> u32 {
+        self.info.block_size
+    }
+
+    /// Whether nobody may write, whatever the mapping says.
+    pub fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    pub fn ready(&self) -> ReadyState {
+        self.ready
+    }
+
+    /// The format of sense data, which the D_SENSE bit of the Control mode page selects
+    /// (SPC-4, Control mode page): zero, and not changeable, so fixed.
+    pub fn sense_format(&self) -> SenseFormat {
+        SenseFormat::Fixed
+    }
+
+    /// The device came, went or recovered.
+    pub fn set_ready(&mut self, ready: ReadyState) {
+        self.ready = ready;
+    }
+
+    /// Applies a change that was agreed on by all cores.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Started(started) => self.started = started,
+        }
+    }
+
+    /// Whether START STOP UNIT let the unit run.
+    pub fn started(&self) -> bool {
+        self.started
+    }
+
+    /// Why a command that needs the medium cannot have it now.
+    pub fn not_ready(&self) -> Option<Sense> {
+        let additional = match (self.ready, self.started) {
+            (ReadyState::Ready, true) => return None,
+            (ReadyState::Ready, false) => AdditionalSense::INITIALIZING_COMMAND_REQUIRED,
+            (ReadyState::NotReady(reason), _) => reason.additional_sense(),
+        };
+        Some(Sense::new(SenseKey::NotReady, additional))
+    }
+}
+
+/// The target port that a session came in by: one portal group of one target.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortIdentity {
+    target_name: ArrayString<TARGET_NAME_BYTES_MAX>,
+    portal_group_tag: u16,
+    relative_port: u16,
+}
+
+impl PortIdentity {
+    /// `relative_port`: RELATIVE TARGET PORT IDENTIFIER, from 1, unique in the target. `None` when
+    /// the name is longer than RFC 7143 allows.
+    pub fn new(target_name: &str, portal_group_tag: u16, relative_port: u16) -> Option<Self> {
+        let target_name = ArrayString::from(target_name).ok()?;
+        Some(Self {
+            target_name,
+            portal_group_tag,
+            relative_port,
+        })
+    }
+
+    pub fn target_name(&self) -> &str {
+        &self.target_name
+    }
+
+    pub fn portal_group_tag(&self) -> u16 {
+        self.portal_group_tag
+    }
+
+    pub fn relative_port(&self) -> u16 {
+        self.relative_port
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scsi::testbed;
+
+    #[test]
+    fn naa_is_always_format_3h() {
+        let identity = Identity::new("disk", "0001", "S1", u64::MAX, [0; 16]).unwrap();
+        assert_eq!(identity.naa(), 0x3fff_ffff_ffff_ffff);
+    }
+
+    #[test]
+    fn identity_names_the_field_that_does_not_fit() {
+        let long = "x".repeat(SERIAL_CHARS_MAX + 1);
+        assert_eq!(
+            Identity::new("disk", "0001", &long, 0, [0; 16]),
+            Err(IdentityError::TooLong {
+                field: "serial",
+                max: SERIAL_CHARS_MAX
+            })
+        );
+        assert_eq!(
+            Identity::new("d\u{e9}", "0001", "S", 0, [0; 16]),
+            Err(IdentityError::NotPrintable { field: "product" })
+        );
+        assert_eq!(
+            Identity::new("disk", "", "S", 0, [0; 16]),
+            Err(IdentityError::Empty { field: "revision" })
+        );
+    }
+
+    #[test]
+    fn read_only_device_makes_a_read_only_unit() {
+        let mut info = testbed::info(512, 8);
+        info.read_only = true;
+        assert!(LogicalUnit::new(testbed::identity(), info, false).read_only());
+    }
+
+    #[test]
+    fn stopped_unit_asks_to_be_started() {
+        let mut unit = LogicalUnit::new(testbed::identity(), testbed::info(512, 8), false);
+        assert_eq!(unit.not_ready(), None);
+        unit.apply(Change::Started(false));
+        let sense = unit.not_ready().unwrap();
+        assert_eq!(
+            sense.additional,
+            AdditionalSense::INITIALIZING_COMMAND_REQUIRED
+        );
+        unit.set_ready(ReadyState::NotReady(NotReadyReason::Failed));
+        let sense = unit.not_ready().unwrap();
+        assert_eq!(sense.additional, AdditionalSense::LOGICAL_UNIT_NOT_READY);
+    }
+
+    #[test]
+    fn missing_device_needs_someone_to_look() {
+        let unit = LogicalUnit::without_device(testbed::identity(), NotReadyReason::Missing);
+        let sense = unit.not_ready().unwrap();
+        assert_eq!(sense.key, SenseKey::NotReady);
+        assert_eq!(sense.additional, AdditionalSense::new(0x04, 0x03));
+    }
+
+    #[test]
+    fn target_name_is_bounded() {
+        assert!(PortIdentity::new(&"n".repeat(TARGET_NAME_BYTES_MAX), 1, 1).is_some());
+        assert_eq!(
+            PortIdentity::new(&"n".repeat(TARGET_NAME_BYTES_MAX + 1), 1, 1),
+            None
+        );
+    }
+}
