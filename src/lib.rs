@@ -20,6 +20,7 @@
 //! whom.
 
 pub mod backend;
+pub mod iscsi;
 pub mod mem;
 pub mod pdu;
 pub mod scsi;
