@@ -1,0 +1,539 @@
+//! SCSI commands: arrival, delivery in CmdSN order, the steps of their tasks, and their answers
+//! (RFC 7143 §4.2.2, §11.3, §11.4).
+
+use crate::backend::UnitIndex;
+use crate::pdu::{
+    Ahs, Header, Opcode, RejectReason, Residual, ScsiCommand, ScsiResponse, ScsiResponseCode,
+    TaskAttribute,
+};
+use crate::scsi::{
+    self, AdditionalSense, Cdb, Command, Context, Event, LunAddress, Outcome, Sense, SenseKey,
+    Status, Step, Transfer,
+};
+
+use super::connection::{Arriving, Kind, Sink};
+use super::data_in::residual;
+use super::table::TaskId;
+use super::task::{AbortedBy, DataIn, DataOut, State, Task};
+use super::window::Place;
+use super::{Effect, Env, Guard, HeldCommand, IMMEDIATE_MAX, Session};
+
+/// RFC 7143 §11.4.7.2: the sense data for what is wrong with a task's data.
+pub(super) const UNEXPECTED_UNSOLICITED_DATA: AdditionalSense = AdditionalSense::new(0x0c, 0x0c);
+pub(super) const INCORRECT_AMOUNT_OF_DATA: AdditionalSense = AdditionalSense::new(0x0c, 0x0d);
+pub(super) const PROTOCOL_SERVICE_CRC_ERROR: AdditionalSense = AdditionalSense::new(0x47, 0x05);
+
+/// CHECK CONDITION, ABORTED COMMAND with this code.
+pub(super) fn aborted_command(additional: AdditionalSense) -> Outcome {
+    Outcome {
+        status: Status::CheckCondition,
+        sense: Some(Sense::new(SenseKey::AbortedCommand, additional)),
+    }
+}
+
+impl Session {
+    /// A header has come: decides what the PDU is and where its data segment goes.
+    pub(super) fn begin(&mut self, env: &mut Env<'_>, header: &Header) {
+        let bhs = header.bhs;
+        if self.connection.last_opcodes.is_full() {
+            self.connection.last_opcodes.remove(0);
+        }
+        self.connection.last_opcodes.push(bhs.bytes()[0] & 0x3f);
+        let (kind, sink) = match bhs.opcode() {
+            Ok(Opcode::ScsiCommand) if !self.is_discovery() => self.begin_command(env, header),
+            Ok(Opcode::ScsiDataOut) if !self.is_discovery() => self.begin_data_out(&bhs),
+            Ok(Opcode::NopOut) => self.begin_nop_out(env, &bhs),
+            Ok(Opcode::TextRequest) => self.begin_text(&bhs),
+            Ok(Opcode::TaskManagementRequest) if !self.is_discovery() => {
+                (Kind::Header, Sink::Discard)
+            }
+            Ok(Opcode::LogoutRequest) => (Kind::Header, Sink::Discard),
+            // RFC 7143 §11.16: nothing to resend at ErrorRecoveryLevel 0.
+            Ok(Opcode::Snack) => reject(RejectReason::SnackReject),
+            // RFC 7143 §4.2.8: login is over, and a discovery session serves no SCSI.
+            Ok(
+                Opcode::LoginRequest
+                | Opcode::ScsiCommand
+                | Opcode::ScsiDataOut
+                | Opcode::TaskManagementRequest,
+            ) => reject(RejectReason::ProtocolError),
+            Ok(_) | Err(_) => reject(RejectReason::CommandNotSupported),
+        };
+        self.connection.arriving = Some(Arriving { bhs, kind, sink });
+    }
+
+    /// The PDU is whole and its data digest known.
+    pub(super) fn end(&mut self, env: &mut Env<'_>, digest_ok: bool) {
+        let Some(Arriving { bhs, kind, sink }) = self.connection.arriving.take() else {
+            return;
+        };
+        if !digest_ok && env.guards.hold(Guard::DataDigest) {
+            self.data_digest_error(env, &bhs, &kind);
+            return;
+        }
+        match kind {
+            Kind::Ignore => self.counters.ignored_pdus += 1,
+            Kind::Reject(reason) => self.reject(&bhs, reason),
+            Kind::Command { id } => self.end_command(env, id),
+            Kind::DataOut {
+                id,
+                ttt,
+                length,
+                last,
+            } => self.end_data_out(env, id, ttt, length, last),
+            Kind::Nop(nop) => self.end_nop_out(env, &nop, sink),
+            Kind::Text(text) => self.end_text(env, &bhs, &text),
+            Kind::Header => match bhs.opcode() {
+                Ok(Opcode::TaskManagementRequest) => self.task_management(env, &bhs),
+                Ok(Opcode::LogoutRequest) => self.logout_request(env, &bhs),
+                _ => unreachable!("begin() makes no other header-only PDU"),
+            },
+        }
+        // What waited for this one's CmdSN comes after it.
+        self.deliver_held(env);
+    }
+
+    /// RFC 7143 §7.8: the PDU is discarded and rejected. A command may come again with its CmdSN; a
+    /// task whose Data-Out was hurt ends with an error, since ErrorRecoveryLevel 0 asks for nothing
+    /// again.
+    fn data_digest_error(&mut self, env: &mut Env<'_>, bhs: &crate::pdu::Bhs, kind: &Kind) {
+        self.counters.data_digest_errors += 1;
+        self.reject(bhs, RejectReason::DataDigestError);
+        match *kind {
+            Kind::Command { id } => self.discard(env, id.slot),
+            Kind::DataOut {
+                id,
+                ttt,
+                length,
+                last,
+            } => {
+                if let Some(task) = self.tasks.find(id) {
+                    let verdict = aborted_command(PROTOCOL_SERVICE_CRC_ERROR);
+                    task.verdict.get_or_insert(verdict);
+                    self.end_data_out(env, id, ttt, length, last);
+                }
+            }
+            Kind::Text(_) => self.connection.text.request.clear(),
+            Kind::Ignore | Kind::Reject(_) | Kind::Nop(_) | Kind::Header => {}
+        }
+    }
+
+    fn begin_command(&mut self, env: &mut Env<'_>, header: &Header) -> (Kind, Sink) {
+        let Ok(command) = ScsiCommand::parse(&header.bhs) else {
+            return reject(RejectReason::InvalidPduField);
+        };
+        // RFC 7143 §4.2.2.1: what is outside the window is dropped without a word; a duplicate too.
+        if !command.immediate {
+            match self.window.place(command.cmd_sn) {
+                Place::Next => {}
+                Place::Ahead(_) if *self.held_at(command.cmd_sn) == HeldCommand::Missing => {}
+                Place::Ahead(_) | Place::Outside => return (Kind::Ignore, Sink::Discard),
+            }
+        } else if self.tasks.iter().filter(|task| task.immediate).count() >= IMMEDIATE_MAX.into() {
+            return reject(RejectReason::TooManyImmediateCommands);
+        }
+        // RFC 7143 §11.2.1.8: a tag names one task at a time.
+        if command.itt.is_reserved() {
+            return reject(RejectReason::InvalidPduField);
+        }
+        if self.tasks.by_itt(command.itt).is_some() {
+            return reject(RejectReason::TaskInProgress);
+        }
+        let Some(cdb) = full_cdb(&command, header) else {
+            return reject(RejectReason::InvalidPduField);
+        };
+        let mut task = self.new_task(env, &command, cdb);
+        if command.read && command.write {
+            // No command that we know moves data both ways.
+            task.verdict = Some(Outcome {
+                status: Status::CheckCondition,
+                sense: Some(Sense::illegal_request(
+                    AdditionalSense::INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT,
+                )),
+            });
+        }
+        let immediate = header.bhs.data_segment_length();
+        let id = self.tasks.insert(task);
+        let sink = self.begin_immediate_data(env, id, &command, immediate);
+        (Kind::Command { id }, sink)
+    }
+
+    fn new_task(&mut self, env: &Env<'_>, command: &ScsiCommand, cdb: Cdb) -> Task {
+        let expected = command.expected_data_transfer_length;
+        let mapped = self.mapped(command.lun);
+        Task {
+            id: TaskId { slot: 0, serial: 0 },
+            itt: command.itt,
+            lun: command.lun,
+            cmd_sn: command.cmd_sn,
+            immediate: command.immediate,
+            read: command.read,
+            write: command.write,
+            expected,
+            command: Command {
+                cdb,
+                attribute: attribute(command.attribute),
+                data_out_bytes: if command.write { expected } else { 0 },
+                data_in_bytes: if command.read { expected } else { 0 },
+            },
+            mapped,
+            scsi: None,
+            state: State::Arriving,
+            reserved: 0,
+            data_out: DataOut {
+                unsolicited_open: command.write && !command.final_,
+                ..DataOut::default()
+            },
+            data_in: DataIn::default(),
+            verdict: None,
+            aborted: false,
+            aborted_by: AbortedBy::new(),
+            last_progress: env.now,
+            waits: false,
+        }
+    }
+
+    /// The place in the session's map of what the LUN field addresses.
+    pub(super) fn mapped(&self, field: crate::pdu::LunField) -> Option<u16> {
+        let LunAddress::Lun(lun) = LunAddress::decode(field.0) else {
+            return None;
+        };
+        let at = self.lun_numbers.binary_search(&lun).ok()?;
+        u16::try_from(at).ok()
+    }
+
+    pub(super) fn held_at(&mut self, cmd_sn: crate::pdu::CmdSn) -> &mut HeldCommand {
+        let at = cmd_sn.0 as usize % self.held.len();
+        &mut self.held[at]
+    }
+
+    /// A command is whole: now it counts.
+    fn end_command(&mut self, env: &mut Env<'_>, id: TaskId) {
+        let Some(task) = self.tasks.find(id) else {
+            return;
+        };
+        self.counters.commands += 1;
+        if task.immediate {
+            self.deliver(env, id);
+            return;
+        }
+        let cmd_sn = task.cmd_sn;
+        match self.window.place(cmd_sn) {
+            Place::Next => {
+                self.window.accept();
+                self.deliver(env, id);
+            }
+            Place::Ahead(_) => {
+                task.state = State::Held;
+                *self.held_at(cmd_sn) = HeldCommand::Task(id);
+                if !env.guards.hold(Guard::CmdSnOrder) {
+                    // Its place gives a reservation back later, and it has one of its own.
+                    let doubled = env.pool.reserve(self.window.chunks_per_command());
+                    assert!(doubled, "a test leaves room");
+                    *self.held_at(cmd_sn) = HeldCommand::Skip;
+                    self.deliver(env, id);
+                }
+            }
+            Place::Outside => unreachable!("nothing ran since begin_command()"),
+        }
+    }
+
+    /// Delivers what waited for the commands that have now come (RFC 7143 §4.2.2.1).
+    pub(super) fn deliver_held(&mut self, env: &mut Env<'_>) {
+        loop {
+            let next = self.window.exp_cmd_sn();
+            match std::mem::take(self.held_at(next)) {
+                HeldCommand::Missing => return,
+                HeldCommand::Skip => {
+                    self.window.accept();
+                    env.pool.unreserve(self.window.chunks_per_command());
+                    self.grant(env);
+                }
+                HeldCommand::Task(id) => {
+                    self.window.accept();
+                    self.deliver(env, id);
+                }
+            }
+        }
+    }
+
+    /// Hands a command to its logical unit.
+    fn deliver(&mut self, env: &mut Env<'_>, id: TaskId) {
+        let Some(task) = self.tasks.find(id) else {
+            return;
+        };
+        if let Some(verdict) = task.verdict.take() {
+            env.data_in.clear();
+            self.finish(env, id.slot, verdict);
+            return;
+        }
+        let (scsi, step) = {
+            let command = task.command;
+            let mapped = task.mapped;
+            let mut context = self.context(env, mapped);
+            scsi::Task::start(&mut context, &command)
+        };
+        let task = self
+            .tasks
+            .slot(id.slot)
+            .expect("starting a command removes nothing");
+        task.scsi = Some(scsi);
+        self.step(env, id.slot, step);
+    }
+
+    fn context<'a>(&'a mut self, env: &'a mut Env<'_>, mapped: Option<u16>) -> Context<'a> {
+        env.data_in.clear();
+        let mapped = mapped.and_then(|at| self.luns.get_mut(usize::from(at)));
+        let (unit, nexus) = match mapped {
+            Some(mapped) => (
+                env.units.get_mut(usize::from(mapped.unit.0)),
+                Some(&mut mapped.nexus),
+            ),
+            None => (None, None),
+        };
+        Context {
+            unit,
+            nexus,
+            port: &self.port,
+            luns: &self.lun_numbers,
+            data_in: env.data_in,
+        }
+    }
+
+    /// Tells the task what happened and goes on with what it says.
+    pub(super) fn resume(&mut self, env: &mut Env<'_>, slot: u16, event: Event) {
+        let task = self.tasks.slot(slot).expect("callers have found it");
+        let mapped = task.mapped;
+        let mut scsi = task
+            .scsi
+            .take()
+            .expect("a task that waits has been started");
+        let step = scsi.resume(&mut self.context(env, mapped), event);
+        let task = self.tasks.slot(slot).expect("resuming removes nothing");
+        task.scsi = Some(scsi);
+        self.step(env, slot, step);
+    }
+
+    fn step(&mut self, env: &mut Env<'_>, slot: u16, step: Step) {
+        let task = self.tasks.slot(slot).expect("callers have found it");
+        let id = task.id;
+        match step {
+            Step::Collect {
+                data_out_bytes,
+                scratch_bytes,
+            } => {
+                task.state = State::Collecting;
+                task.data_out.wanted = data_out_bytes;
+                task.data_out.scratch = scratch_bytes;
+                task.data_out.next_offset = task.data_out.unsolicited;
+                self.collect(env, slot);
+            }
+            Step::Submit(operation) => {
+                task.state = State::Device;
+                let unit = self.unit_of(slot).expect("only a mapped unit submits");
+                let request = self.request(unit, id, operation);
+                env.requests.push(request);
+            }
+            Step::Stream { lba, blocks } => self.begin_stream(env, slot, lba, blocks),
+            Step::Change(change) => {
+                task.state = State::Changing;
+                let unit = self.unit_of(slot).expect("only a mapped unit changes");
+                env.effects.push(Effect::Change {
+                    session: self.index,
+                    task: id,
+                    unit,
+                    change,
+                });
+            }
+            Step::Finish(outcome) => self.finish(env, slot, outcome),
+        }
+    }
+
+    /// The unit that a task addresses, as long as the task is there.
+    pub fn unit_of_task(&mut self, task: TaskId) -> Option<UnitIndex> {
+        self.tasks.find(task)?;
+        self.unit_of(task.slot)
+    }
+
+    pub(super) fn unit_of(&mut self, slot: u16) -> Option<UnitIndex> {
+        let mapped = self.tasks.slot(slot)?.mapped?;
+        Some(self.luns.get(usize::from(mapped))?.unit)
+    }
+
+    /// The task is decided. Parameter data stand in `env.data_in`.
+    pub(super) fn finish(&mut self, env: &mut Env<'_>, slot: u16, outcome: Outcome) {
+        let task = self.tasks.slot(slot).expect("callers have found it");
+        if task.data_out.open() {
+            // RFC 7143 §11.4: the status follows the data that the initiator still sends; nobody
+            // needs that data any more.
+            task.state = State::Draining;
+            task.data_out.buf = None;
+            task.verdict = Some(outcome);
+            return;
+        }
+        if task.state == State::Streaming
+            && outcome.status == Status::Good
+            && task.data_in.piece.is_some()
+        {
+            // All was read: the piece in hand is the last and carries the status.
+            task.data_in.outcome = Some(outcome);
+            self.stream(env, slot);
+            return;
+        }
+        let has_data = outcome.status == Status::Good && !env.data_in.is_empty();
+        if has_data && task.read {
+            self.send_parameter_data(env, slot, outcome);
+        } else {
+            let presented = if has_data {
+                env.data_in.len() as u64
+            } else {
+                0
+            };
+            self.respond(env, slot, outcome, presented);
+        }
+    }
+
+    /// Sends a SCSI Response and ends the task. `presented` is how many bytes of Data-In the
+    /// command had to give.
+    pub(super) fn respond(
+        &mut self,
+        env: &mut Env<'_>,
+        slot: u16,
+        outcome: Outcome,
+        presented: u64,
+    ) {
+        let task = self.tasks.slot(slot).expect("callers have found it");
+        let residual = task.residual(outcome, presented);
+        let exp_data_sn = task.data_in.data_sn.wrapping_add(task.data_out.r2t_sn);
+        let format = task
+            .mapped
+            .and_then(|at| self.luns.get(usize::from(at)))
+            .and_then(|mapped| env.units.get(usize::from(mapped.unit.0)))
+            .map_or(
+                scsi::sense::SenseFormat::Fixed,
+                scsi::LogicalUnit::sense_format,
+            );
+        let task = self.retire(env, slot);
+        // RFC 7143 §11.4.7: the sense data are preceded by their length.
+        let mut data = [0; 2 + scsi::sense::SENSE_BYTES_MAX];
+        let mut length = 0;
+        if let Some(sense) = outcome.sense {
+            let mut bytes = [0; scsi::sense::SENSE_BYTES_MAX];
+            let encoded = sense.encode(format, &mut bytes);
+            let prefix = u16::try_from(encoded)
+                .expect("bounded by SENSE_BYTES_MAX")
+                .to_be_bytes();
+            data[..2].copy_from_slice(&prefix);
+            data[2..2 + encoded].copy_from_slice(&bytes[..encoded]);
+            length = 2 + encoded;
+        }
+        let response = ScsiResponse {
+            response: ScsiResponseCode::CompletedAtTarget,
+            status: outcome.status as u8,
+            residual,
+            bidi_residual: Residual::None,
+            itt: task.itt,
+            snack_tag: 0,
+            stat_sn: self.next_stat_sn(),
+            exp_cmd_sn: self.window.exp_cmd_sn(),
+            max_cmd_sn: self.window.max_cmd_sn(),
+            exp_data_sn,
+        };
+        self.send(response.emit(), &data[..length]);
+    }
+
+    /// Takes a task out of the table, returns what it had reserved, and lets the window rise.
+    pub(super) fn retire(&mut self, env: &mut Env<'_>, slot: u16) -> Task {
+        let mut task = self.tasks.remove(slot);
+        if let Some(piece) = task.data_in.piece.take() {
+            self.connection.transmit.release(piece.held);
+        }
+        env.pool.unreserve(std::mem::take(&mut task.reserved));
+        // All buffers go back before the window is looked at.
+        task.data_out.buf = None;
+        task.data_out.scratch_buf = None;
+        task.scsi = None;
+        self.grant(env);
+        task
+    }
+
+    /// Forgets a command that never counted.
+    pub(super) fn discard(&mut self, env: &mut Env<'_>, slot: u16) {
+        if let Some(task) = self.tasks.slot(slot) {
+            let own = !task.immediate;
+            task.data_out.buf = None;
+            let reserved = std::mem::take(&mut task.reserved);
+            let task = self.tasks.remove(slot);
+            if own {
+                // The credit of its CmdSN still stands, with what the command had taken of it.
+                let back = self.window.chunks_per_command() - reserved;
+                assert!(env.pool.reserve(back), "its own buffer was just freed");
+            } else {
+                env.pool.unreserve(reserved);
+            }
+            drop(task);
+        }
+    }
+}
+
+impl Task {
+    /// RFC 7143 §11.4.5: what the initiator expected against what the command had to move.
+    fn residual(&self, outcome: Outcome, presented: u64) -> Residual {
+        let good = outcome.status == Status::Good || outcome.status == Status::ConditionMet;
+        let moved = match self
+            .scsi
+            .as_ref()
+            .map_or(Transfer::None, scsi::Task::transfer)
+        {
+            // Also when it failed because the initiator expected less than the command says.
+            Transfer::Out(bytes) if good || bytes > u64::from(self.expected) => bytes,
+            // What came was taken, whatever became of it.
+            Transfer::Out(_) => {
+                u64::from(self.data_out.unsolicited) + u64::from(self.data_out.solicited)
+            }
+            Transfer::In(bytes) if good => presented.max(bytes),
+            Transfer::In(_) => u64::from(self.data_in.sent),
+            Transfer::None => presented,
+        };
+        let expected = if self.read || self.write {
+            self.expected
+        } else {
+            0
+        };
+        residual(expected, moved)
+    }
+
+    /// The peer owes data, or room for data.
+    pub(super) fn waits_for_peer(&self) -> bool {
+        match self.state {
+            State::Arriving | State::Held | State::Draining => true,
+            State::Collecting => self.data_out.open(),
+            // What waits for room to be sent is judged by what is being sent.
+            State::Streaming | State::Device | State::Changing => false,
+        }
+    }
+}
+
+fn reject(reason: RejectReason) -> (Kind, Sink) {
+    (Kind::Reject(reason), Sink::Discard)
+}
+
+/// The CDB with its extension, if the command carries one (RFC 7143 §11.2.2.3). `None`: longer than
+/// any command that we know, or malformed.
+fn full_cdb(command: &ScsiCommand, header: &Header) -> Option<Cdb> {
+    for ahs in header.ahs.iter() {
+        if let Ahs::ExtendedCdb(extension) = ahs.ok()? {
+            return Cdb::with_extended(&command.cdb, extension);
+        }
+    }
+    Some(Cdb::new(&command.cdb))
+}
+
+fn attribute(wire: TaskAttribute) -> scsi::TaskAttribute {
+    match wire {
+        TaskAttribute::Untagged | TaskAttribute::Simple => scsi::TaskAttribute::Simple,
+        TaskAttribute::Ordered => scsi::TaskAttribute::Ordered,
+        TaskAttribute::HeadOfQueue => scsi::TaskAttribute::HeadOfQueue,
+        TaskAttribute::Aca => scsi::TaskAttribute::Aca,
+    }
+}

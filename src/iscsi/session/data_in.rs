@@ -1,0 +1,257 @@
+//! Data to the initiator: blocks read in pieces as room allows, and parameter data (RFC 7143
+//! §11.7).
+//!
+//! A piece is read into buffers, cut into Data-In PDUs of at most the initiator's
+//! MaxRecvDataSegmentLength, and let go when its last byte is sent. The last PDU carries the status
+//! if that is not an error (RFC 7143 §11.7.2: no sense data fit there). F ends each sequence of
+//! MaxBurstLength bytes. Nothing is copied.
+
+use crate::backend::{IoError, Operation};
+use crate::mem::DmaBuf;
+use crate::pdu::{Residual, ScsiDataIn, Ttt};
+use crate::scsi::{Event, Outcome, Transfer};
+
+use super::table::TaskId;
+use super::task::{Piece, State};
+use super::{Env, Session};
+
+/// Bytes read at a time. A READ that is longer takes the next piece when this one is on its way.
+const PIECE_BYTES: u32 = 256 * 1024;
+
+/// What the initiator expected against what there was (RFC 7143 §11.4.5).
+pub(super) fn residual(expected: u32, moved: u64) -> Residual {
+    let expected = u64::from(expected);
+    let clamp = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
+    match moved.cmp(&expected) {
+        std::cmp::Ordering::Less => Residual::Underflow(clamp(expected - moved)),
+        std::cmp::Ordering::Equal => Residual::None,
+        std::cmp::Ordering::Greater => Residual::Overflow(clamp(moved - expected)),
+    }
+}
+
+impl Session {
+    /// A command reads `blocks` from `lba` on and sends them.
+    pub(super) fn begin_stream(&mut self, env: &mut Env<'_>, slot: u16, lba: u64, blocks: u32) {
+        let block = self.block_bytes(env, slot);
+        let task = self.tasks.slot(slot).expect("callers have found it");
+        let presented = match task.scsi.as_ref().map(crate::scsi::Task::transfer) {
+            Some(Transfer::In(bytes)) => bytes,
+            _ => u64::from(blocks) * u64::from(block),
+        };
+        // What the initiator does not take is not read.
+        let limit = u64::from(task.command.data_in_bytes).min(presented);
+        let data = &mut task.data_in;
+        data.lba = lba;
+        data.presented = presented;
+        data.limit = u32::try_from(limit).expect("at most data_in_bytes");
+        data.blocks = data.limit.div_ceil(block);
+        task.state = State::Streaming;
+        if data.blocks == 0 {
+            self.resume(env, slot, Event::Streamed(Ok(())));
+        } else {
+            self.stream(env, slot);
+        }
+    }
+
+    fn block_bytes(&mut self, env: &Env<'_>, slot: u16) -> u32 {
+        let unit = self.unit_of(slot).expect("only a mapped unit reads");
+        env.units[usize::from(unit.0)].block_size()
+    }
+
+    /// Reads the next piece and sends what there is, as far as there is room.
+    pub(super) fn stream(&mut self, env: &mut Env<'_>, slot: u16) {
+        let task = self.tasks.slot(slot).expect("callers have found it");
+        let id = task.id;
+        if task.data_in.piece.is_some() && !self.cut(env, slot) {
+            self.wait(id);
+            return;
+        }
+        let Some(task) = self.tasks.find(id) else {
+            return;
+        };
+        if task.data_in.blocks > 0 && !task.data_in.reading && !self.read_piece(env, slot) {
+            self.wait(id);
+        }
+    }
+
+    /// Submits the read of the next piece. `false`: no room or no buffer now.
+    fn read_piece(&mut self, env: &mut Env<'_>, slot: u16) -> bool {
+        let block = self.block_bytes(env, slot);
+        let connection = &self.connection;
+        if !connection.transmit.has_room_beside(connection.read_ahead) {
+            return false;
+        }
+        let unit = self.unit_of(slot).expect("only a mapped unit reads");
+        let task = self.tasks.slot(slot).expect("callers have found it");
+        let mut blocks = task.data_in.blocks.min(PIECE_BYTES / block);
+        let mut buf = task.take_buffer(env.pool, env.floor, (blocks * block) as usize);
+        if buf.is_none() {
+            // Memory is short: what stands behind the command itself is always there.
+            let own = u32::try_from(task.reserved * crate::mem::CHUNK_BYTES).unwrap_or(u32::MAX);
+            blocks = blocks.min(own / block);
+            if blocks > 0 {
+                buf = task.take_buffer(env.pool, env.floor, (blocks * block) as usize);
+            }
+        }
+        let Some(buf) = buf else {
+            return false;
+        };
+        let bytes = buf.len();
+        let (id, lba) = (task.id, task.data_in.lba);
+        task.data_in.reading = true;
+        task.data_in.lba += u64::from(blocks);
+        task.data_in.blocks -= blocks;
+        self.connection.read_ahead += bytes;
+        let request = self.request(unit, id, Operation::Read { lba, blocks, buf });
+        env.requests.push(request);
+        true
+    }
+
+    /// A piece was read, or failed.
+    pub(super) fn piece_read(
+        &mut self,
+        env: &mut Env<'_>,
+        id: TaskId,
+        result: Result<(), IoError>,
+        buf: Option<DmaBuf>,
+    ) {
+        let task = self.tasks.find(id).expect("complete() has found it");
+        task.data_in.reading = false;
+        let buf = buf.expect("a read brings its buffer back");
+        self.connection.read_ahead = self.connection.read_ahead.saturating_sub(buf.len());
+        if task.aborted {
+            drop(buf);
+            self.finish_aborted(env, id.slot);
+            return;
+        }
+        if let Err(error) = result {
+            drop(buf);
+            self.resume(env, id.slot, Event::Streamed(Err(error)));
+            return;
+        }
+        let left = (task.data_in.limit - task.data_in.sent) as usize;
+        let end = buf.len().min(left);
+        let held = self.connection.transmit.hold(buf);
+        task.data_in.piece = Some(Piece {
+            held,
+            offset: 0,
+            end,
+        });
+        if task.data_in.blocks == 0 {
+            // All was read: the command decides now, so that the last PDU can carry its status.
+            self.resume(env, id.slot, Event::Streamed(Ok(())));
+        } else {
+            self.stream(env, id.slot);
+        }
+    }
+
+    /// Sends the parameter data of a command that is decided.
+    pub(super) fn send_parameter_data(&mut self, env: &mut Env<'_>, slot: u16, outcome: Outcome) {
+        let task = self.tasks.slot(slot).expect("callers have found it");
+        let presented = env.data_in.len();
+        let limit = presented.min(task.command.data_in_bytes as usize);
+        if limit == 0 {
+            self.respond(env, slot, outcome, presented as u64);
+            return;
+        }
+        let Some(mut buf) = task.take_buffer(env.pool, env.floor, limit) else {
+            // Only an immediate command can be without a buffer.
+            self.respond(env, slot, Outcome::busy(), 0);
+            return;
+        };
+        buf.copy_from(0, &env.data_in.as_bytes()[..limit]);
+        task.state = State::Streaming;
+        task.data_in.presented = presented as u64;
+        task.data_in.limit = u32::try_from(limit).expect("bounded by the parameter buffer");
+        task.data_in.outcome = Some(outcome);
+        task.data_in.piece = Some(Piece {
+            held: self.connection.transmit.hold(buf),
+            offset: 0,
+            end: limit,
+        });
+        self.stream(env, slot);
+    }
+
+    /// Cuts Data-In PDUs from the piece in hand. `false`: there is no more room. Ends the task with
+    /// its last byte.
+    fn cut(&mut self, env: &mut Env<'_>, slot: u16) -> bool {
+        let max_segment = self
+            .negotiated
+            .parameters
+            .initiator_max_recv_data_segment_length as usize;
+        let max_burst = self.negotiated.parameters.max_burst_length;
+        loop {
+            if !self.connection.transmit.has_room() {
+                return false;
+            }
+            let task = self.tasks.slot(slot).expect("callers have found it");
+            let piece = task.data_in.piece.as_ref().expect("callers have looked");
+            let in_burst = (max_burst - task.data_in.sent % max_burst) as usize;
+            let length = (piece.end - piece.offset).min(max_segment).min(in_burst);
+            let length_u32 = u32::try_from(length).expect("bounded by MaxBurstLength");
+            let offset = task.data_in.sent;
+            let at_end = offset + length_u32 == task.data_in.limit;
+            if at_end && task.data_in.outcome.is_some() {
+                self.cut_last(env, slot, length);
+                return true;
+            }
+            let range = piece.offset..piece.offset + length;
+            let pdu = ScsiDataIn {
+                final_: at_end || length == in_burst,
+                acknowledge: false,
+                status: None,
+                lun: task.lun,
+                itt: task.itt,
+                ttt: Ttt::RESERVED,
+                stat_sn: crate::pdu::StatSn(0),
+                exp_cmd_sn: self.window.exp_cmd_sn(),
+                max_cmd_sn: self.window.max_cmd_sn(),
+                data_sn: task.data_in.data_sn,
+                buffer_offset: offset,
+            };
+            task.data_in.sent += length_u32;
+            task.data_in.data_sn = task.data_in.data_sn.wrapping_add(1);
+            task.last_progress = env.now;
+            let piece = task.data_in.piece.as_mut().expect("still there");
+            piece.offset += length;
+            let done = piece.offset == piece.end;
+            self.counters.bytes_out += length as u64;
+            self.connection
+                .transmit
+                .push_payload(pdu.emit(), &piece.held, range);
+            if done {
+                let piece = task.data_in.piece.take().expect("still there");
+                self.connection.transmit.release(piece.held);
+                return true;
+            }
+        }
+    }
+
+    /// The last Data-In PDU of a command, with its status.
+    fn cut_last(&mut self, env: &mut Env<'_>, slot: u16, length: usize) {
+        let task = self.tasks.slot(slot).expect("callers have found it");
+        let outcome = task.data_in.outcome.expect("callers have looked");
+        let piece = task.data_in.piece.take().expect("callers have looked");
+        let residual = residual(task.expected, task.data_in.presented);
+        let task = self.retire(env, slot);
+        let pdu = ScsiDataIn {
+            final_: true,
+            acknowledge: false,
+            status: Some((outcome.status as u8, residual)),
+            lun: task.lun,
+            itt: task.itt,
+            ttt: Ttt::RESERVED,
+            stat_sn: self.next_stat_sn(),
+            exp_cmd_sn: self.window.exp_cmd_sn(),
+            max_cmd_sn: self.window.max_cmd_sn(),
+            data_sn: task.data_in.data_sn,
+            buffer_offset: task.data_in.sent,
+        };
+        self.counters.bytes_out += length as u64;
+        let range = piece.offset..piece.offset + length;
+        self.connection
+            .transmit
+            .push_payload(pdu.emit(), &piece.held, range);
+        self.connection.transmit.release(piece.held);
+    }
+}

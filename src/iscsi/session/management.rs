@@ -1,0 +1,393 @@
+//! Task management and aborted tasks (RFC 7143 §4.2.3.3, §11.5, §11.6).
+//!
+//! A request is answered when everything that it reaches is gone: what is not at a device is
+//! dropped at once, what is there is waited for, on every core. Its response therefore says that
+//! nothing of an aborted task reaches the medium any more.
+
+use crate::backend::UnitIndex;
+use crate::pdu::{
+    Bhs, CmdSn, Itt, LogoutResponseCode, TaskManagementFunction, TaskManagementRequest,
+    TaskManagementResponse, TaskManagementResponseCode as Code,
+};
+use crate::scsi::UnitAttention;
+
+use super::task::{State, Task};
+use super::window::Place;
+use super::{
+    ABORT_DRAIN, Answer, Effect, Env, Fault, Guard, HeldCommand, MANAGEMENT_MAX, Management,
+    ResetScope, Session,
+};
+
+impl Session {
+    /// A Task Management Function Request is whole.
+    pub(super) fn task_management(&mut self, env: &mut Env<'_>, bhs: &Bhs) {
+        let request = TaskManagementRequest::parse(bhs);
+        if !self.in_window(request.immediate, request.cmd_sn) {
+            self.counters.ignored_pdus += 1;
+            return;
+        }
+        // RFC 7143 §7.3: the CmdSN of what is rejected does not count as received.
+        if self.management.len() >= MANAGEMENT_MAX {
+            self.reject(bhs, crate::pdu::RejectReason::TooManyImmediateCommands);
+            return;
+        }
+        self.take_cmd_sn(env, request.immediate, request.cmd_sn);
+        match request.function {
+            TaskManagementFunction::AbortTask => self.abort_task(env, &request),
+            TaskManagementFunction::AbortTaskSet => self.abort_task_set(env, &request),
+            // One task set for each I_T nexus (TST = 001b): clearing it is aborting one's own
+            // tasks.
+            TaskManagementFunction::ClearTaskSet => self.abort_task_set(env, &request),
+            TaskManagementFunction::LogicalUnitReset => match self.unit_for(&request) {
+                Some(unit) => {
+                    let condition = UnitAttention::LogicalUnitReset;
+                    self.reset(env, &request, vec![unit], condition, None);
+                }
+                None => self.respond_management(request.itt, Code::LunDoesNotExist),
+            },
+            TaskManagementFunction::TargetWarmReset | TaskManagementFunction::TargetColdReset => {
+                let cold = request.function == TaskManagementFunction::TargetColdReset;
+                let target = self
+                    .negotiated
+                    .target
+                    .as_ref()
+                    .map(|node| node.name.as_str().to_owned());
+                let units = self.target_units();
+                let condition = if cold {
+                    UnitAttention::PowerOn
+                } else {
+                    UnitAttention::TargetReset
+                };
+                self.reset(env, &request, units, condition, target.filter(|_| cold));
+            }
+            // NORMACA = 0: there is no ACA to clear. ErrorRecoveryLevel 0: nothing to reassign.
+            TaskManagementFunction::ClearAca => {
+                self.respond_management(request.itt, Code::FunctionNotSupported);
+            }
+            TaskManagementFunction::TaskReassign => {
+                self.respond_management(request.itt, Code::ReassignmentNotSupported);
+            }
+            TaskManagementFunction::Other(_) => {
+                self.respond_management(request.itt, Code::FunctionNotSupported);
+            }
+        }
+    }
+
+    /// Counts a request that is not a SCSI command in the command window. `false`: it is outside
+    /// and dropped (RFC 7143 §4.2.2.1). One that is ahead of a gap is dealt with at once; its place
+    /// is taken. Commands that waited for it are delivered when it has been dealt with.
+    pub(super) fn take_cmd_sn(
+        &mut self,
+        env: &mut Env<'_>,
+        immediate: bool,
+        cmd_sn: CmdSn,
+    ) -> bool {
+        if immediate {
+            return true;
+        }
+        match self.window.place(cmd_sn) {
+            Place::Next => {
+                self.window.accept();
+                env.pool.unreserve(self.window.chunks_per_command());
+                self.grant(env);
+                true
+            }
+            Place::Ahead(_) if *self.held_at(cmd_sn) == HeldCommand::Missing => {
+                *self.held_at(cmd_sn) = HeldCommand::Skip;
+                true
+            }
+            Place::Ahead(_) | Place::Outside => false,
+        }
+    }
+
+    /// Whether a request that is not a SCSI command may come now. Looks only.
+    pub(super) fn in_window(&mut self, immediate: bool, cmd_sn: CmdSn) -> bool {
+        immediate
+            || match self.window.place(cmd_sn) {
+                Place::Next => true,
+                Place::Ahead(_) => *self.held_at(cmd_sn) == HeldCommand::Missing,
+                Place::Outside => false,
+            }
+    }
+
+    /// Every unit that the target has, seen by this initiator or not.
+    fn target_units(&self) -> Vec<UnitIndex> {
+        let Some(target) = &self.negotiated.target else {
+            return Vec::new();
+        };
+        let mut units: Vec<_> = target
+            .luns
+            .iter()
+            .map(|mapping| UnitIndex(mapping.unit))
+            .collect();
+        units.sort_unstable();
+        units.dedup();
+        units
+    }
+
+    fn unit_for(&self, request: &TaskManagementRequest) -> Option<UnitIndex> {
+        let at = self.mapped(request.lun)?;
+        Some(self.luns[usize::from(at)].unit)
+    }
+
+    /// RFC 7143 §11.5.1: the task goes, or, if it has not come yet but its CmdSN is in the window,
+    /// its place is taken so that it never will.
+    fn abort_task(&mut self, env: &mut Env<'_>, request: &TaskManagementRequest) {
+        let found = self.tasks.by_itt(request.referenced_itt);
+        if let Some(slot) = found {
+            let id = self.begin_management(request.itt, false, Answer::Function);
+            self.abort(env, slot, Some(id));
+            // RFC 7143 §4.2.3.3 asks only the functions that reach several tasks to wait for data
+            // that were asked for; late Data-Out of this one finds no task.
+            self.let_go_of_peer(env, slot);
+            self.finish_management(env);
+            return;
+        }
+        // RFC 7143 §11.6.1: a command that is still on its way counts as received and aborted, if
+        // it was sent before this request. Without that condition the next command would be lost.
+        let sent_before = request.ref_cmd_sn.is_before(request.cmd_sn);
+        let code = match self.window.place(request.ref_cmd_sn) {
+            Place::Next | Place::Ahead(_)
+                if sent_before && *self.held_at(request.ref_cmd_sn) == HeldCommand::Missing =>
+            {
+                *self.held_at(request.ref_cmd_sn) = HeldCommand::Skip;
+                Code::FunctionComplete
+            }
+            _ => Code::TaskDoesNotExist,
+        };
+        self.respond_management(request.itt, code);
+    }
+
+    fn abort_task_set(&mut self, env: &mut Env<'_>, request: &TaskManagementRequest) {
+        let Some(unit) = self.unit_for(request) else {
+            self.respond_management(request.itt, Code::LunDoesNotExist);
+            return;
+        };
+        let id = self.begin_management(request.itt, false, Answer::Function);
+        self.abort_unit(env, unit, Some(id), Some(request.cmd_sn));
+        self.finish_management(env);
+    }
+
+    fn reset(
+        &mut self,
+        env: &mut Env<'_>,
+        request: &TaskManagementRequest,
+        units: Vec<UnitIndex>,
+        condition: UnitAttention,
+        close_sessions_of: Option<String>,
+    ) {
+        let answer = match close_sessions_of {
+            Some(_) => Answer::ColdReset,
+            None => Answer::Function,
+        };
+        let management = self.begin_management(request.itt, true, answer);
+        for unit in &units {
+            self.abort_unit(env, *unit, Some(management), Some(request.cmd_sn));
+        }
+        let scope = ResetScope {
+            units,
+            condition,
+            close_sessions_of,
+        };
+        env.effects.push(Effect::Reset {
+            session: self.index,
+            management,
+            scope,
+        });
+    }
+
+    fn begin_management(&mut self, itt: Itt, remote: bool, answer: Answer) -> u32 {
+        self.management_id = self.management_id.wrapping_add(1);
+        self.management.push(Management {
+            id: self.management_id,
+            itt,
+            remote,
+            answer,
+        });
+        self.management_id
+    }
+
+    /// All other sessions and cores have acknowledged the reset.
+    pub fn reset_done(&mut self, env: &mut Env<'_>, management: u32) {
+        let found = self
+            .management
+            .iter_mut()
+            .find(|pending| pending.id == management);
+        if let Some(pending) = found {
+            pending.remote = false;
+        }
+        self.finish_management(env);
+    }
+
+    /// A reset that another session asked for reaches these units.
+    pub fn reset_by_other(&mut self, env: &mut Env<'_>, scope: &ResetScope) {
+        for unit in &scope.units {
+            self.abort_unit(env, *unit, None, None);
+            self.raise(*unit, scope.condition);
+        }
+    }
+
+    /// Something of an aborted task for one of these units is still at a device.
+    pub fn is_aborting(&self, units: &[UnitIndex]) -> bool {
+        self.tasks.iter().any(|task| {
+            let unit = task.mapped.and_then(|at| self.luns.get(usize::from(at)));
+            task.aborted && task.at_device() && unit.is_some_and(|lun| units.contains(&lun.unit))
+        })
+    }
+
+    /// Aborts what the session has at a unit; with `before`, only commands of a lower CmdSN
+    /// (RFC 7143 §4.2.3.3: those that were sent before the request).
+    fn abort_unit(
+        &mut self,
+        env: &mut Env<'_>,
+        unit: UnitIndex,
+        by: Option<u32>,
+        before: Option<CmdSn>,
+    ) {
+        for slot in 0..self.tasks.capacity() {
+            let Some(task) = self.tasks.slot(slot) else {
+                continue;
+            };
+            let later =
+                before.is_some_and(|before| !task.immediate && !task.cmd_sn.is_before(before));
+            if !later && self.unit_of(slot) == Some(unit) {
+                self.abort(env, slot, by);
+            }
+        }
+    }
+
+    /// Ends a task without an answer: now, or when its device and its peer have let go of it.
+    pub(super) fn abort(&mut self, env: &mut Env<'_>, slot: u16, by: Option<u32>) {
+        let attached = self.attached;
+        let task = self.tasks.slot(slot).expect("callers have looked");
+        if let Some(by) = by {
+            if !env.guards.hold(Guard::AbortKeepsEarlierWaiter) {
+                task.aborted_by.clear();
+            }
+            task.aborted_by.push(by);
+        }
+        if task.state == State::Arriving && attached {
+            // Its own PDU is not whole: it has not counted yet and comes after what aborts.
+            task.aborted_by.clear();
+            return;
+        }
+        task.aborted = true;
+        task.last_progress = env.now;
+        if matches!(task.state, State::Arriving | State::Held) && !task.immediate {
+            let cmd_sn = task.cmd_sn;
+            self.discard(env, slot);
+            if attached {
+                *self.held_at(cmd_sn) = HeldCommand::Skip;
+            }
+            return;
+        }
+        if !task.is_free() {
+            return;
+        }
+        task.data_out.buf = None;
+        if !task.data_out.open() || !attached {
+            self.finish_aborted(env, slot);
+        }
+    }
+
+    /// An aborted task has let go of one thing: if it was the last, it is gone.
+    pub(super) fn finish_aborted(&mut self, env: &mut Env<'_>, slot: u16) {
+        let task = self.tasks.slot(slot).expect("callers have found it");
+        // What was reported as done is no longer at the device.
+        if task.state == State::Device || task.state == State::Changing {
+            task.state = State::Draining;
+        }
+        task.data_out.r2ts.clear();
+        task.data_out.unsolicited_open = false;
+        self.retire(env, slot);
+        self.finish_management(env);
+    }
+
+    /// Lets go of aborted tasks whose peer does not send what it was asked for.
+    pub(super) fn expire_aborted(&mut self, env: &mut Env<'_>) {
+        for slot in 0..self.tasks.capacity() {
+            let attached = self.attached;
+            let Some(task) = self.tasks.slot(slot) else {
+                continue;
+            };
+            let waited = env.now.saturating_duration_since(task.last_progress);
+            let late = !attached || waited > ABORT_DRAIN;
+            if task.aborted && late && task.is_free() {
+                self.finish_aborted(env, slot);
+            }
+        }
+    }
+
+    /// Answers the requests that have nothing left to wait for, oldest first.
+    pub(super) fn finish_management(&mut self, env: &mut Env<'_>) {
+        let mut at = 0;
+        while at < self.management.len() {
+            let pending = self.management[at];
+            let is_its = |task: &Task| task.aborted_by.contains(&pending.id);
+            let tasks = self.tasks.iter().any(is_its);
+            let guard = match pending.answer {
+                Answer::Logout => Guard::LogoutWaits,
+                Answer::Function | Answer::ColdReset => Guard::AbortWaitsForDevice,
+            };
+            let waits = pending.remote || (tasks && env.guards.hold(guard));
+            if waits {
+                at += 1;
+            } else {
+                self.management.remove(at);
+                self.finish_request(pending);
+            }
+        }
+    }
+
+    fn finish_request(&mut self, request: Management) {
+        match request.answer {
+            Answer::Function => self.respond_management(request.itt, Code::FunctionComplete),
+            Answer::ColdReset => {
+                self.respond_management(request.itt, Code::FunctionComplete);
+                // RFC 7143 §11.5.1: all connections of the target end, that of the asker too.
+                self.logout = Some(Fault::ColdReset);
+            }
+            Answer::Logout => self.respond_logout(request.itt, LogoutResponseCode::Closed),
+        }
+    }
+
+    /// Whether a logout is waiting for its tasks to be gone.
+    pub(super) fn is_logging_out(&self) -> bool {
+        let mut pending = self.management.iter();
+        pending.any(|pending| pending.answer == Answer::Logout)
+    }
+
+    /// RFC 7143 §11.15: a Logout Response says that the session's tasks are gone, so it waits for
+    /// what is at the devices.
+    pub(super) fn log_out(&mut self, env: &mut Env<'_>, itt: Itt) {
+        let id = self.begin_management(itt, false, Answer::Logout);
+        for slot in 0..self.tasks.capacity() {
+            if self.tasks.slot(slot).is_some() {
+                self.abort(env, slot, Some(id));
+                // Nothing is sent behind a Logout Request (RFC 7143 §11.14).
+                self.let_go_of_peer(env, slot);
+            }
+        }
+        self.finish_management(env);
+    }
+
+    /// Ends an aborted task that waits for nothing but its peer.
+    fn let_go_of_peer(&mut self, env: &mut Env<'_>, slot: u16) {
+        if let Some(task) = self.tasks.slot(slot).filter(|task| task.aborted)
+            && task.is_free()
+        {
+            self.finish_aborted(env, slot);
+        }
+    }
+
+    fn respond_management(&mut self, itt: Itt, response: Code) {
+        let response = TaskManagementResponse {
+            response,
+            itt,
+            stat_sn: self.next_stat_sn(),
+            exp_cmd_sn: self.window.exp_cmd_sn(),
+            max_cmd_sn: self.window.max_cmd_sn(),
+        };
+        self.send(response.emit(), &[]);
+    }
+}

@@ -1,0 +1,764 @@
+//! A session in its full feature phase (RFC 7143 §4, §8.2, §11): one I_T nexus with its command
+//! window, its tasks and its connection.
+//!
+//! An engine without IO. Bytes, completions and time come in through `receive`, `complete`,
+//! `changed`, `reset_done` and `tick`; what is to be sent waits in [`Session::transmit`], what is
+//! to be submitted goes to [`Env::requests`], what concerns other cores to [`Env::effects`].
+//!
+//! ```text
+//! receive ─► framer ─► begin (header) ─► sink (data) ─► end (digest) ─► deliver by CmdSN
+//!                                                                          │
+//!        transmit ◄─ Data-In, R2T, responses ◄─ scsi steps ◄───────────────┘
+//! ```
+//!
+//! Invariants: a task is answered once or aborted; nothing of an aborted task reaches the device
+//! after the answer that says so; MaxCmdSN never goes back; whatever a peer may send inside the
+//! window has a reserved place. After every call the caller sends what waits and submits what was
+//! requested.
+//!
+//! Files: `window` (CmdSN), `table` and `task` (tasks), `command` (arrival, delivery, steps,
+//! answers), `data_out` (immediate, unsolicited, R2T), `data_in` (pieces, PDUs, residuals),
+//! `management` (task management, resets), `requests` (NOP, text, logout, reject), `connection`.
+
+mod command;
+mod connection;
+mod data_in;
+mod data_out;
+mod guards;
+mod management;
+mod requests;
+mod table;
+mod task;
+mod window;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrayvec::ArrayVec;
+
+use crate::backend::{IoError, Request, Token, UnitIndex};
+use crate::mem::{DmaBuf, Pool};
+use crate::pdu::{CmdSn, Event, FrameError, Framer, LoginResponse, StatSn};
+use crate::scsi::{Change, LogicalUnit, NexusUnit, ParameterData, PortIdentity, UnitAttention};
+
+use super::negotiated::{Negotiated, SessionType};
+use super::node::Nodes;
+use super::transmit::TransmitQueue;
+use connection::{Arriving, Connection, Sink, TextExchange};
+pub use guards::{Guard, Guards};
+pub use table::TaskId;
+use table::TaskTable;
+pub use task::OUTSTANDING_R2T_MAX;
+use window::Window;
+
+/// Commands of one session that may be under way: the depth of its window.
+pub const QUEUE_DEPTH_MAX: u16 = 128;
+/// Requests of a discovery session that may be under way.
+const DISCOVERY_DEPTH_MAX: u16 = 4;
+/// How long a discovery session may ask for nothing.
+const DISCOVERY_IDLE_MAX: Duration = Duration::from_secs(60);
+/// Immediate commands of one session that may be under way beside them.
+pub const IMMEDIATE_MAX: u16 = 8;
+/// Task management requests of one session that may be waiting.
+pub const MANAGEMENT_MAX: usize = 8;
+/// How long an aborted task waits for data that the peer was asked for.
+const ABORT_DRAIN: Duration = Duration::from_secs(3);
+
+/// Which session of a core: an index into its table.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SessionIndex(pub u16);
+
+/// What the reactor lends for the length of a call.
+#[derive(Debug)]
+pub struct Env<'a> {
+    pub now: Instant,
+    pub pool: &'a Pool,
+    /// Chunks of the pool that are set aside for the first command of each session.
+    pub floor: usize,
+    /// This core's replicas of the logical units, by [`UnitIndex`].
+    pub units: &'a mut [LogicalUnit],
+    pub nodes: &'a Arc<Nodes>,
+    pub guards: &'a Guards,
+    /// Requests for the backends; the caller submits them after the call.
+    pub requests: &'a mut Vec<Request>,
+    pub effects: &'a mut Vec<Effect>,
+    pub data_in: &'a mut ParameterData,
+}
+
+/// What concerns more than this session.
+#[derive(Debug)]
+pub enum Effect {
+    /// Apply the change on every core, then call [`Session::changed`].
+    Change {
+        session: SessionIndex,
+        task: TaskId,
+        unit: UnitIndex,
+        change: Change,
+    },
+    /// Abort what all sessions have at these units, on every core, then call
+    /// [`Session::reset_done`].
+    Reset {
+        session: SessionIndex,
+        management: u32,
+        scope: ResetScope,
+    },
+}
+
+/// What a reset reaches.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ResetScope {
+    pub units: Vec<UnitIndex>,
+    pub condition: UnitAttention,
+    /// TARGET COLD RESET: all sessions of this target end too (RFC 7143 §11.5.1).
+    pub close_sessions_of: Option<String>,
+}
+
+/// How far `receive` got.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// All bytes were taken.
+    Done,
+    /// The connection has to send before it can take more; keep the rest.
+    Paused,
+}
+
+/// Why the engine ends a connection.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Fault {
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    #[error("protocol error: {0}")]
+    Protocol(&'static str),
+    #[error("a discovery session that asked for nothing for {0:?}")]
+    DiscoveryIdle(Duration),
+    #[error("the initiator logged out")]
+    LoggedOut,
+    #[error("the initiator asked for a TARGET COLD RESET")]
+    ColdReset,
+    #[error("no answer to a NOP-In ping within {0:?}")]
+    PingTimeout(Duration),
+    #[error(
+        "no progress for {0:?}: the peer neither sent the data that it was asked for nor read what it asked for"
+    )]
+    NoProgress(Duration),
+}
+
+/// Timeouts of a session; `None` turns a check off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    pub ping_interval: Option<Duration>,
+    pub ping_timeout: Duration,
+    pub no_progress: Duration,
+}
+
+/// A LUN as this session sees it.
+#[derive(Debug)]
+struct MappedLun {
+    lun: u16,
+    unit: UnitIndex,
+    nexus: NexusUnit,
+}
+
+/// A task management or logout request that waits for its tasks to be gone.
+#[derive(Clone, Copy, Debug)]
+struct Management {
+    id: u32,
+    itt: crate::pdu::Itt,
+    /// Other sessions and cores have not acknowledged yet.
+    remote: bool,
+    answer: Answer,
+}
+
+/// What a [`Management`] is answered with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Answer {
+    Function,
+    /// The session ends behind it.
+    ColdReset,
+    /// The session ends behind it.
+    Logout,
+}
+
+/// Counters of a session, for its obituary and the operator.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Counters {
+    pub commands: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub rejects: u64,
+    pub data_digest_errors: u64,
+    pub ignored_pdus: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Session {
+    index: SessionIndex,
+    negotiated: Box<Negotiated>,
+    timeouts: Timeouts,
+    port: PortIdentity,
+    luns: Vec<MappedLun>,
+    lun_numbers: Vec<u16>,
+    window: Window,
+    tasks: TaskTable,
+    /// Commands that wait for a lower CmdSN, by CmdSN modulo the length.
+    held: Box<[HeldCommand]>,
+    /// Tasks that wait for buffers or for room to send, oldest first.
+    waiting: VecDeque<TaskId>,
+    connection: Connection,
+    attached: bool,
+    logout: Option<Fault>,
+    /// Oldest first; one place is kept for a logout.
+    management: ArrayVec<Management, { MANAGEMENT_MAX + 1 }>,
+    management_id: u32,
+    ttt: u16,
+    counters: Counters,
+}
+
+/// What stands in the place of a CmdSN that is ahead of ExpCmdSN.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum HeldCommand {
+    #[default]
+    Missing,
+    Task(TaskId),
+    /// Aborted before it came, or not a SCSI command and already dealt with.
+    Skip,
+}
+
+impl Session {
+    /// A session from the outcome of its leading login. `None` when the pool cannot back it.
+    ///
+    /// `last` is the final Login Response and its text, which goes out first, with the window that
+    /// the session opens with; `ends` are peer and local address of the connection.
+    pub fn new(
+        index: SessionIndex,
+        negotiated: Box<Negotiated>,
+        last: (&LoginResponse, &[u8]),
+        ends: (SocketAddr, SocketAddr),
+        timeouts: Timeouts,
+        env: &mut Env<'_>,
+    ) -> Option<Self> {
+        let chunks = Pool::chunks_for(negotiated.unsolicited_bytes());
+        let depth = match negotiated.session_type {
+            SessionType::Normal => QUEUE_DEPTH_MAX,
+            SessionType::Discovery => DISCOVERY_DEPTH_MAX,
+        };
+        let mut window = Window::new(negotiated.cmd_sn, u32::from(depth), chunks, env.pool)?;
+        window.grant(0, env.floor, env.pool);
+        let luns = Self::map_luns(&negotiated);
+        let target = negotiated
+            .target
+            .as_ref()
+            .map_or("", |target| target.name.as_str());
+        let tag = negotiated.portal_group_tag;
+        let port = PortIdentity::new(target, tag, relative_port(&negotiated))?;
+        let connection = Self::connection(&negotiated, &window, last, ends, env.now);
+        Some(Self {
+            index,
+            timeouts,
+            port,
+            lun_numbers: luns.iter().map(|mapped| mapped.lun).collect(),
+            luns,
+            window,
+            tasks: TaskTable::new(QUEUE_DEPTH_MAX + IMMEDIATE_MAX),
+            held: vec![HeldCommand::Missing; usize::from(QUEUE_DEPTH_MAX)].into_boxed_slice(),
+            waiting: VecDeque::with_capacity(usize::from(QUEUE_DEPTH_MAX + IMMEDIATE_MAX)),
+            connection,
+            attached: true,
+            logout: None,
+            management: ArrayVec::new(),
+            management_id: 0,
+            ttt: 0,
+            counters: Counters::default(),
+            negotiated,
+        })
+    }
+
+    /// The LUNs that this initiator sees, each with POWER ON pending (SAM-5 §5.14: a new I_T
+    /// nexus).
+    fn map_luns(negotiated: &Negotiated) -> Vec<MappedLun> {
+        let Some(target) = &negotiated.target else {
+            return Vec::new();
+        };
+        let mut luns: Vec<_> = target
+            .luns_for(&negotiated.initiator_name)
+            .map(|mapping| {
+                let mut nexus = NexusUnit::new(mapping.read_only);
+                nexus.raise(UnitAttention::PowerOn);
+                MappedLun {
+                    lun: mapping.lun,
+                    unit: UnitIndex(mapping.unit),
+                    nexus,
+                }
+            })
+            .collect();
+        luns.sort_by_key(|mapped| mapped.lun);
+        luns
+    }
+
+    fn connection(
+        negotiated: &Negotiated,
+        window: &Window,
+        (response, text): (&LoginResponse, &[u8]),
+        (peer, local): (SocketAddr, SocketAddr),
+        now: Instant,
+    ) -> Connection {
+        let parameters = &negotiated.parameters;
+        let mut framer = Framer::new(crate::pdu::Limits {
+            max_data_segment: parameters.target_max_recv_data_segment_length,
+            max_ahs: crate::pdu::AHS_BYTES_MAX,
+        });
+        framer.set_digests(parameters.header_digest, parameters.data_digest);
+        let mut transmit = TransmitQueue::new();
+        let response = LoginResponse {
+            exp_cmd_sn: window.exp_cmd_sn(),
+            max_cmd_sn: window.max_cmd_sn(),
+            ..*response
+        };
+        let queued = transmit.push(response.emit(), text);
+        assert!(queued, "an empty queue has room for one response");
+        transmit.set_digests(parameters.header_digest, parameters.data_digest);
+        Connection {
+            cid: negotiated.cid,
+            peer,
+            local,
+            framer,
+            arriving: None,
+            transmit,
+            stat_sn: negotiated.next_stat_sn,
+            text: TextExchange::default(),
+            last_opcodes: ArrayVec::new(),
+            read_ahead: 0,
+            last_received: now,
+            last_payload: now,
+            last_text: now,
+            ping: None,
+            last_sent: now,
+        }
+    }
+
+    /// How many LUNs the initiator sees.
+    pub fn luns(&self) -> usize {
+        self.luns.len()
+    }
+
+    /// What the login agreed on.
+    pub fn negotiated(&self) -> &Negotiated {
+        &self.negotiated
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Commands that are under way.
+    pub fn tasks_under_way(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// The opcodes received last, oldest first, for an obituary.
+    pub fn last_opcodes(&self) -> &[u8] {
+        &self.connection.last_opcodes
+    }
+
+    /// ExpCmdSN and MaxCmdSN, as the next PDU will carry them.
+    pub fn command_window(&self) -> (CmdSn, CmdSn) {
+        (self.window.exp_cmd_sn(), self.window.max_cmd_sn())
+    }
+
+    /// What waits to be sent; `advance` it by what the stream took and call [`Self::poll`].
+    pub fn transmit(&mut self) -> &mut TransmitQueue {
+        &mut self.connection.transmit
+    }
+
+    /// The same, to look at.
+    pub fn transmit_queue(&self) -> &TransmitQueue {
+        &self.connection.transmit
+    }
+
+    /// The stream took `bytes`.
+    pub fn sent(&mut self, now: Instant, bytes: usize) {
+        self.connection.transmit.advance(bytes);
+        self.connection.last_sent = now;
+    }
+
+    /// Set once the last response has been queued: when it is sent, the connection ends with this.
+    pub fn logout(&self) -> Option<&Fault> {
+        self.logout.as_ref()
+    }
+
+    /// Takes bytes of the stream from the front of `input`.
+    ///
+    /// # Errors
+    /// What ends the connection. The session's tasks stay until [`Self::detach`].
+    pub fn receive(&mut self, env: &mut Env<'_>, input: &mut &[u8]) -> Result<Progress, Fault> {
+        self.connection.last_received = env.now;
+        loop {
+            if self.logout.is_some() {
+                // RFC 7143 §11.14: nothing is served behind the answer to a logout.
+                *input = &[];
+                return Ok(Progress::Done);
+            }
+            if self.connection.transmit.is_congested() {
+                return Ok(Progress::Paused);
+            }
+            match self.connection.framer.next(input)? {
+                None => return Ok(Progress::Done),
+                Some(Event::Header(header)) => self.begin(env, &header),
+                Some(Event::Data(bytes)) => self.sink(bytes),
+                Some(Event::End { data_digest_ok }) => self.end(env, data_digest_ok),
+            }
+        }
+    }
+
+    /// While at least `threshold` bytes of payload are missing that have a place in a task's
+    /// buffer: that place, to receive into directly. Call [`Self::received_directly`] with what
+    /// came.
+    pub fn direct(&mut self, threshold: u32) -> Option<(&mut DmaBuf, usize, usize)> {
+        let missing = self.connection.framer.missing();
+        if missing < threshold {
+            return None;
+        }
+        let Some(Arriving {
+            sink: Sink::Task { id, at },
+            ..
+        }) = &self.connection.arriving
+        else {
+            return None;
+        };
+        let buf = self.tasks.find(*id)?.data_out.buf.as_mut()?;
+        Some((buf, *at as usize, missing as usize))
+    }
+
+    /// `bytes` of payload were received into the place that [`Self::direct`] showed.
+    pub fn received_directly(&mut self, now: Instant, bytes: usize) {
+        self.connection.last_received = now;
+        let Some(Arriving {
+            sink: Sink::Task { id, at },
+            ..
+        }) = &mut self.connection.arriving
+        else {
+            unreachable!("only a task's buffer is received into directly");
+        };
+        let task = self
+            .tasks
+            .find(*id)
+            .expect("nothing has run since direct()");
+        self.connection.last_payload = now;
+        let buf = task.data_out.buf.as_ref().expect("direct() showed it");
+        for slice in buf.range_slices(*at as usize, bytes) {
+            self.connection.framer.advance_direct(slice);
+        }
+        *at += u32::try_from(bytes).expect("no more than was missing");
+        self.counters.bytes_in += bytes as u64;
+    }
+
+    /// Puts payload where the header said.
+    fn sink(&mut self, bytes: &[u8]) {
+        let Some(arriving) = &mut self.connection.arriving else {
+            return;
+        };
+        self.counters.bytes_in += bytes.len() as u64;
+        match &mut arriving.sink {
+            Sink::Discard => {}
+            Sink::Task { id, at } => {
+                if let Some(buf) = self
+                    .tasks
+                    .find(*id)
+                    .and_then(|task| task.data_out.buf.as_mut())
+                {
+                    self.connection.last_payload = self.connection.last_received;
+                    // Copy 1 of 1: from the receive scratch into the buffer that the device reads.
+                    buf.copy_from(*at as usize, bytes);
+                }
+                *at += u32::try_from(bytes.len()).expect("a data segment has less than 2^24 bytes");
+            }
+            Sink::Text => self.connection.text.request.extend_from_slice(bytes),
+            Sink::Ping { buf: Some(buf), at } => {
+                let room = buf.len() - *at;
+                let taken = bytes.len().min(room);
+                buf.copy_from(*at, &bytes[..taken]);
+                *at += taken;
+            }
+            Sink::Ping { buf: None, .. } => {}
+        }
+    }
+
+    /// A request of this session has ended at its device.
+    pub fn complete(
+        &mut self,
+        env: &mut Env<'_>,
+        task: TaskId,
+        result: Result<(), IoError>,
+        buf: Option<DmaBuf>,
+    ) {
+        let Some(found) = self.tasks.find(task) else {
+            return;
+        };
+        found.last_progress = env.now;
+        if found.data_in.reading {
+            self.piece_read(env, task, result, buf);
+        } else if found.aborted && env.guards.hold(Guard::AbortedIsNotAnswered) {
+            drop(buf);
+            self.finish_aborted(env, task.slot);
+        } else {
+            self.resume(
+                env,
+                task.slot,
+                crate::scsi::Event::Completed { result, buf },
+            );
+        }
+    }
+
+    /// Every core has applied the change of this task.
+    pub fn changed(&mut self, env: &mut Env<'_>, task: TaskId) {
+        let Some(found) = self.tasks.find(task) else {
+            return;
+        };
+        if found.aborted {
+            self.finish_aborted(env, task.slot);
+        } else {
+            self.resume(env, task.slot, crate::scsi::Event::Changed);
+        }
+    }
+
+    /// Goes on with what waited for buffers or for room to send. Call once per turn after
+    /// completions and sends.
+    pub fn poll(&mut self, env: &mut Env<'_>) {
+        self.reopen(env);
+        // Each once, in order: one may wait for memory that those behind it hold and can send now.
+        for _ in 0..self.waiting.len() {
+            let Some(id) = self.waiting.pop_front() else {
+                return;
+            };
+            let Some(task) = self.tasks.find(id) else {
+                continue;
+            };
+            task.waits = false;
+            match task.state {
+                task::State::Collecting => self.collect(env, id.slot),
+                task::State::Streaming => self.stream(env, id.slot),
+                _ => {}
+            }
+        }
+    }
+
+    /// Something waits for [`Self::poll`].
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    fn wait(&mut self, id: TaskId) {
+        let task = self.tasks.find(id).expect("who waits is there");
+        if !task.waits {
+            task.waits = true;
+            self.waiting.push_back(id);
+        }
+    }
+
+    /// Raises MaxCmdSN, and tells an initiator whose window was closed, when no answer will
+    /// (RFC 7143 §11.19: a NOP-In that asks for nothing carries it).
+    fn reopen(&mut self, env: &mut Env<'_>) {
+        let was_closed = self.window.is_closed();
+        self.grant(env);
+        if was_closed && !self.window.is_closed() && self.tasks.is_empty() {
+            self.tell_window();
+        }
+    }
+
+    /// Looks at the clock: pings, no-progress, aborted tasks whose data never come. Call a few
+    /// times a second.
+    ///
+    /// # Errors
+    /// What ends the connection.
+    pub fn tick(&mut self, env: &mut Env<'_>) -> Result<(), Fault> {
+        self.expire_aborted(env);
+        if !self.attached {
+            return Ok(());
+        }
+        self.reopen(env);
+        if self.connection.transmit.is_empty() {
+            // The clock of what is to be sent begins with it.
+            self.connection.last_sent = env.now;
+        }
+        let limit = self.timeouts.no_progress;
+        let last_payload = self.connection.last_payload;
+        let quiet = |since: Instant| env.now.saturating_duration_since(since) > limit;
+        if !self.connection.transmit.is_empty() && quiet(self.connection.last_sent) {
+            return Err(Fault::NoProgress(limit));
+        }
+        if self
+            .tasks
+            .iter()
+            .any(|task| task.waits_for_peer() && quiet(task.last_progress.max(last_payload)))
+        {
+            return Err(Fault::NoProgress(limit));
+        }
+        let asked = self.connection.last_text;
+        if self.is_discovery() && env.now.saturating_duration_since(asked) > DISCOVERY_IDLE_MAX {
+            return Err(Fault::DiscoveryIdle(DISCOVERY_IDLE_MAX));
+        }
+        self.tick_ping(env.now)
+    }
+
+    /// The connection is gone: every task is aborted. The session may be dropped, or given another
+    /// connection, once [`Self::is_drained`].
+    pub fn detach(&mut self, env: &mut Env<'_>) {
+        self.attached = false;
+        self.waiting.clear();
+        self.management.clear();
+        self.held.fill(HeldCommand::Missing);
+        self.connection.arriving = None;
+        for slot in 0..self.tasks.capacity() {
+            if self.tasks.slot(slot).is_some() {
+                self.abort(env, slot, None);
+            }
+        }
+        self.expire_aborted(env);
+        // Only now: until here tasks had buffers in it.
+        self.connection.transmit = TransmitQueue::closed();
+    }
+
+    /// No device, and no other core, has anything of this session.
+    pub fn is_drained(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// Gives what is reserved back; the session must be drained.
+    pub fn close(mut self, env: &mut Env<'_>) {
+        assert!(
+            self.is_drained(),
+            "a session ends when nothing of it is outstanding"
+        );
+        self.window.close(env.pool);
+    }
+
+    /// Continues the session on another connection after [`Self::detach`] (RFC 7143 §6.3.4,
+    /// connection reinstatement). CmdSN goes on where it was; `login` brings what belongs to the
+    /// connection.
+    pub fn attach(
+        &mut self,
+        env: &mut Env<'_>,
+        login: &Negotiated,
+        last: (&LoginResponse, &[u8]),
+        ends: (SocketAddr, SocketAddr),
+    ) {
+        assert!(
+            self.is_drained() && !self.attached,
+            "only a drained session is attached again"
+        );
+        self.attached = true;
+        self.grant(env);
+        self.connection = Self::connection(login, &self.window, last, ends, env.now);
+        let ours = &mut self.negotiated.parameters;
+        ours.header_digest = login.parameters.header_digest;
+        ours.data_digest = login.parameters.data_digest;
+        ours.initiator_max_recv_data_segment_length =
+            login.parameters.initiator_max_recv_data_segment_length;
+        self.negotiated.cid = login.cid;
+        self.logout = None;
+    }
+
+    /// Queues a unit attention for this nexus on one unit.
+    pub fn raise(&mut self, unit: UnitIndex, condition: UnitAttention) {
+        for mapped in self.luns.iter_mut().filter(|mapped| mapped.unit == unit) {
+            mapped.nexus.raise(condition);
+        }
+    }
+
+    fn is_discovery(&self) -> bool {
+        self.negotiated.session_type == SessionType::Discovery
+    }
+
+    /// Raises MaxCmdSN as far as memory and the task table allow.
+    fn grant(&mut self, env: &mut Env<'_>) {
+        if self.attached {
+            let under_way = u32::try_from(self.tasks.len()).unwrap_or(u32::MAX);
+            self.window.grant(under_way, env.floor, env.pool);
+        }
+    }
+
+    fn next_stat_sn(&mut self) -> StatSn {
+        let now = self.connection.stat_sn;
+        self.connection.stat_sn = now.next();
+        now
+    }
+
+    /// Queues an answer with a small data segment. The transmit queue keeps room for every answer
+    /// that can become due before `receive` pauses, so a full one is a programmer error.
+    fn send(&mut self, bhs: crate::pdu::Bhs, data: &[u8]) {
+        if self.attached {
+            self.counters.bytes_out += data.len() as u64;
+            assert!(
+                self.connection.transmit.push(bhs, data),
+                "the ring keeps room for answers"
+            );
+        }
+    }
+
+    fn request(
+        &self,
+        unit: UnitIndex,
+        id: TaskId,
+        operation: crate::backend::Operation,
+    ) -> Request {
+        let token = Token::new(pack(self.index, id));
+        Request {
+            unit,
+            operation,
+            token,
+        }
+    }
+}
+
+/// RELATIVE TARGET PORT IDENTIFIER: the portal group's place among those of the target, from 1.
+fn relative_port(negotiated: &Negotiated) -> u16 {
+    let groups = negotiated
+        .target
+        .as_ref()
+        .map_or(&[][..], |target| &target.portal_groups);
+    let at = groups
+        .iter()
+        .position(|tag| *tag == negotiated.portal_group_tag)
+        .unwrap_or(0);
+    u16::try_from(at + 1).unwrap_or(u16::MAX)
+}
+
+/// The tag of a request's token: which session, slot and serial.
+fn pack(session: SessionIndex, id: TaskId) -> u64 {
+    u64::from(session.0) << 48 | u64::from(id.slot) << 32 | u64::from(id.serial)
+}
+
+/// The inverse, for the reactor: whose completion is this?
+pub fn unpack(tag: u64) -> (SessionIndex, TaskId) {
+    let part = |shift: u32| u16::try_from(tag >> shift & 0xffff).expect("masked to 16 bits");
+    let serial = u32::try_from(tag & 0xffff_ffff).expect("masked to 32 bits");
+    (
+        SessionIndex(part(48)),
+        TaskId {
+            slot: part(32),
+            serial,
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_names_session_slot_and_serial() {
+        let id = TaskId {
+            slot: 135,
+            serial: u32::MAX,
+        };
+        assert_eq!(
+            unpack(pack(SessionIndex(u16::MAX), id)),
+            (SessionIndex(u16::MAX), id)
+        );
+        let id = TaskId { slot: 0, serial: 1 };
+        assert_eq!(unpack(pack(SessionIndex(3), id)), (SessionIndex(3), id));
+    }
+}

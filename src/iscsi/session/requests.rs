@@ -1,0 +1,301 @@
+//! Requests beside SCSI: NOP, text, logout, and the Reject of what cannot be taken
+//! (RFC 7143 §11.9 to §11.11, §11.14, §11.15, §11.17 to §11.19).
+
+use std::time::Instant;
+
+use crate::pdu::{
+    AsyncEvent, AsyncMessage, Bhs, Itt, LogoutReason, LogoutRequest, LogoutResponse,
+    LogoutResponseCode, LunField, NopIn, NopOut, Reject, RejectReason, TextRequest, TextResponse,
+    Ttt,
+};
+
+use super::super::text::FULL_FEATURE_TEXT_MAX_BYTES as TEXT_BYTES_MAX;
+use super::super::text_phase::{self, TextSession};
+use super::connection::{Kind, Sink, TextExchange};
+use super::{Env, Fault, Session};
+
+/// Text bytes that go into one Text Response whatever the initiator takes.
+const TEXT_SEGMENT_MAX: usize = 8192;
+
+impl TextExchange {
+    fn reset(&mut self) {
+        self.request.clear();
+        self.answer.clear();
+        self.answered = 0;
+        self.ttt = None;
+    }
+}
+
+impl Session {
+    /// RFC 7143 §11.18: the ping data come back, as far as the initiator takes them.
+    pub(super) fn begin_nop_out(&mut self, env: &mut Env<'_>, bhs: &Bhs) -> (Kind, Sink) {
+        let nop = NopOut::parse(bhs);
+        let length = bhs.data_segment_length() as usize;
+        let limit = self
+            .negotiated
+            .parameters
+            .initiator_max_recv_data_segment_length as usize;
+        let wanted = if nop.itt.is_reserved() {
+            0
+        } else {
+            length.min(limit)
+        };
+        let room = env.pool.available() >= env.floor + crate::mem::Pool::chunks_for(wanted);
+        let buf = if wanted > 0 && room {
+            env.pool.alloc(wanted)
+        } else {
+            None
+        };
+        (Kind::Nop(nop), Sink::Ping { buf, at: 0 })
+    }
+
+    pub(super) fn end_nop_out(&mut self, env: &mut Env<'_>, nop: &NopOut, sink: Sink) {
+        if nop.itt.is_reserved() {
+            // RFC 7143 §11.18.1: an answer to our ping; never answered again.
+            if self.connection.ping.is_some_and(|(ttt, _)| ttt == nop.ttt) {
+                self.connection.ping = None;
+            }
+            return;
+        }
+        if !self.take_cmd_sn(env, nop.immediate, nop.cmd_sn) {
+            self.counters.ignored_pdus += 1;
+            return;
+        }
+        let response = NopIn {
+            lun: LunField([0; 8]),
+            itt: nop.itt,
+            ttt: Ttt::RESERVED,
+            stat_sn: self.next_stat_sn(),
+            exp_cmd_sn: self.window.exp_cmd_sn(),
+            max_cmd_sn: self.window.max_cmd_sn(),
+        };
+        match sink {
+            Sink::Ping { buf: Some(buf), at } if self.attached => {
+                let held = self.connection.transmit.hold(buf);
+                self.connection
+                    .transmit
+                    .push_payload(response.emit(), &held, 0..at);
+                self.connection.transmit.release(held);
+            }
+            _ => self.send(response.emit(), &[]),
+        }
+    }
+
+    /// Pings a peer that has been silent, and gives up on one that does not answer (RFC 7143
+    /// §11.19).
+    pub(super) fn tick_ping(&mut self, now: Instant) -> Result<(), Fault> {
+        let Some(interval) = self.timeouts.ping_interval else {
+            return Ok(());
+        };
+        if let Some((_, since)) = self.connection.ping {
+            // Anything that came since then shows that the peer lives.
+            if self.connection.last_received > since {
+                self.connection.ping = None;
+            } else if now.saturating_duration_since(since) > self.timeouts.ping_timeout {
+                return Err(Fault::PingTimeout(self.timeouts.ping_timeout));
+            }
+            return Ok(());
+        }
+        let silent = now.saturating_duration_since(self.connection.last_received) > interval;
+        if silent && self.connection.transmit.has_room() {
+            self.ttt = self.ttt.wrapping_add(1);
+            // No task has this slot, so the tag cannot be taken for that of an R2T.
+            let ttt = Ttt(0xfffe_0000 | u32::from(self.ttt));
+            self.connection.ping = Some((ttt, now));
+            self.send_nop_in(ttt);
+        }
+        Ok(())
+    }
+
+    /// Tells ExpCmdSN and MaxCmdSN.
+    pub(super) fn tell_window(&mut self) {
+        self.send_nop_in(Ttt::RESERVED);
+    }
+
+    /// A NOP-In of our own; with a tag it asks for an answer (RFC 7143 §11.19).
+    fn send_nop_in(&mut self, ttt: Ttt) {
+        let nop = NopIn {
+            lun: LunField([0; 8]),
+            itt: Itt::RESERVED,
+            ttt,
+            // RFC 7143 §11.19: it carries the next StatSN and does not advance it.
+            stat_sn: self.connection.stat_sn,
+            exp_cmd_sn: self.window.exp_cmd_sn(),
+            max_cmd_sn: self.window.max_cmd_sn(),
+        };
+        self.send(nop.emit(), &[]);
+    }
+
+    pub(super) fn begin_text(&mut self, bhs: &Bhs) -> (Kind, Sink) {
+        let Ok(request) = TextRequest::parse(bhs) else {
+            return (Kind::Reject(RejectReason::InvalidPduField), Sink::Discard);
+        };
+        let text = &mut self.connection.text;
+        // RFC 7143 §11.10.4: a request that continues names our tag; one that does not starts
+        // afresh.
+        if request.ttt.is_reserved() {
+            text.reset();
+        } else if text.ttt != Some(request.ttt) {
+            text.reset();
+            return (Kind::Reject(RejectReason::ProtocolError), Sink::Discard);
+        }
+        let length = bhs.data_segment_length() as usize;
+        if text.request.len() + length > TEXT_BYTES_MAX {
+            text.reset();
+            return (Kind::Reject(RejectReason::ProtocolError), Sink::Discard);
+        }
+        (Kind::Text(request), Sink::Text)
+    }
+
+    pub(super) fn end_text(&mut self, env: &mut Env<'_>, bhs: &Bhs, request: &TextRequest) {
+        self.connection.last_text = env.now;
+        if !self.in_window(request.immediate, request.cmd_sn) {
+            self.counters.ignored_pdus += 1;
+            return;
+        }
+        let asks_for_more = self.connection.text.answered < self.connection.text.answer.len();
+        if request.continue_ {
+            self.take_cmd_sn(env, request.immediate, request.cmd_sn);
+            // RFC 7143 §11.10.2: an empty response asks for the rest.
+            self.respond_text(request.itt, 0, false);
+            return;
+        }
+        if !asks_for_more {
+            let asked = std::mem::take(&mut self.connection.text.request);
+            let session = TextSession::of(
+                &self.negotiated,
+                self.connection.local,
+                self.connection.peer,
+            );
+            let Ok(answer) = text_phase::answer(&asked, session, env.nodes) else {
+                // RFC 7143 §7.3: the CmdSN of what is rejected does not count as received.
+                self.connection.text.reset();
+                self.reject(bhs, RejectReason::ProtocolError);
+                return;
+            };
+            self.connection.text.answer = answer.text;
+            if let Some(length) = answer.initiator_max_recv_data_segment_length {
+                self.negotiated
+                    .parameters
+                    .initiator_max_recv_data_segment_length = length;
+            }
+            self.connection.text.answered = 0;
+        }
+        self.take_cmd_sn(env, request.immediate, request.cmd_sn);
+        let limit = self
+            .negotiated
+            .parameters
+            .initiator_max_recv_data_segment_length as usize;
+        let left = self.connection.text.answer.len() - self.connection.text.answered;
+        let now = left.min(limit).min(TEXT_SEGMENT_MAX);
+        self.respond_text(request.itt, now, now == left && request.final_);
+    }
+
+    /// Sends the next `bytes` of the answer. The last one ends the exchange.
+    fn respond_text(&mut self, itt: Itt, bytes: usize, last: bool) {
+        let text = &mut self.connection.text;
+        let from = text.answered;
+        text.answered += bytes;
+        let more = text.answered < text.answer.len();
+        let segment = text.answer[from..from + bytes].to_vec();
+        let ttt = if last {
+            text.reset();
+            Ttt::RESERVED
+        } else {
+            *text.ttt.get_or_insert_with(|| {
+                self.ttt = self.ttt.wrapping_add(1);
+                Ttt(0xfffd_0000 | u32::from(self.ttt))
+            })
+        };
+        let response = TextResponse {
+            final_: last,
+            continue_: more,
+            lun: LunField([0; 8]),
+            itt,
+            ttt,
+            stat_sn: self.next_stat_sn(),
+            exp_cmd_sn: self.window.exp_cmd_sn(),
+            max_cmd_sn: self.window.max_cmd_sn(),
+        };
+        self.send(response.emit(), &segment);
+    }
+
+    /// RFC 7143 §11.14: closing the session or the connection ends both here, since a session has
+    /// one connection; removing a connection for recovery needs ErrorRecoveryLevel 2.
+    pub(super) fn logout_request(&mut self, env: &mut Env<'_>, bhs: &Bhs) {
+        let Ok(request) = LogoutRequest::parse(bhs) else {
+            self.reject(bhs, RejectReason::InvalidPduField);
+            return;
+        };
+        if self.is_logging_out() {
+            self.reject(bhs, RejectReason::ProtocolError);
+            return;
+        }
+        if !self.take_cmd_sn(env, request.immediate, request.cmd_sn) {
+            self.counters.ignored_pdus += 1;
+            return;
+        }
+        let code = match request.reason {
+            LogoutReason::CloseSession => LogoutResponseCode::Closed,
+            LogoutReason::CloseConnection if request.cid == self.connection.cid => {
+                LogoutResponseCode::Closed
+            }
+            LogoutReason::CloseConnection => LogoutResponseCode::CidNotFound,
+            LogoutReason::RemoveConnectionForRecovery => LogoutResponseCode::RecoveryNotSupported,
+        };
+        if code == LogoutResponseCode::Closed {
+            self.log_out(env, request.itt);
+        } else {
+            self.respond_logout(request.itt, code);
+        }
+    }
+
+    /// Answers a logout. A session that is closed ends behind the answer.
+    pub(super) fn respond_logout(&mut self, itt: Itt, code: LogoutResponseCode) {
+        let response = LogoutResponse {
+            response: code,
+            itt,
+            stat_sn: self.next_stat_sn(),
+            exp_cmd_sn: self.window.exp_cmd_sn(),
+            max_cmd_sn: self.window.max_cmd_sn(),
+            time2wait: 0,
+            time2retain: 0,
+        };
+        self.send(response.emit(), &[]);
+        if code == LogoutResponseCode::Closed {
+            self.logout = Some(Fault::LoggedOut);
+        }
+    }
+
+    /// Asks the initiator to log out within `seconds` (RFC 7143 §11.9.1, event 1).
+    pub fn ask_to_log_out(&mut self, seconds: u16) {
+        if !self.attached || !self.connection.transmit.has_room() {
+            return;
+        }
+        let message = AsyncMessage {
+            lun: LunField([0; 8]),
+            stat_sn: self.next_stat_sn(),
+            exp_cmd_sn: self.window.exp_cmd_sn(),
+            max_cmd_sn: self.window.max_cmd_sn(),
+            event: AsyncEvent::LogoutRequested,
+            parameter1: 0,
+            parameter2: 0,
+            parameter3: seconds,
+            vcode: 0,
+        };
+        self.send(message.emit(), &[]);
+    }
+
+    /// RFC 7143 §11.17: says why a PDU was not taken, with its header.
+    pub(super) fn reject(&mut self, bhs: &Bhs, reason: RejectReason) {
+        self.counters.rejects += 1;
+        let reject = Reject {
+            reason,
+            stat_sn: self.next_stat_sn(),
+            exp_cmd_sn: self.window.exp_cmd_sn(),
+            max_cmd_sn: self.window.max_cmd_sn(),
+            data_sn: 0,
+        };
+        self.send(reject.emit(), bhs.bytes());
+    }
+}

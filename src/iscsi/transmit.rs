@@ -1,0 +1,360 @@
+//! What a connection has to send: header bytes in a small ring, payload in the backend's buffers.
+//!
+//! Small things (headers, sense data, padding, digests) are written once into a byte ring; runs of
+//! them that follow each other leave as one slice, so that thirty write responses are one element
+//! of a vectored send. Payload is never copied: a [`DmaBuf`] is held here, unchanged, until its
+//! last byte was taken by the stream.
+//!
+//! Invariants: `pieces` describe exactly the bytes of the ring, in order; a piece is never empty.
+//!
+//! Bounds: the ring holds [`RING_BYTES`]. Whoever queues something that can wait (Data-In, R2T)
+//! asks [`TransmitQueue::has_room`] first, which keeps [`RING_RESERVE`] for what cannot: the
+//! answers of commands that are already in the window.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::ops::Range;
+
+use arrayvec::ArrayVec;
+
+use crate::mem::DmaBuf;
+use crate::pdu::{BHS_LEN, Bhs, DataDigest, digest_to_wire, header_digest};
+
+/// Small bytes that can be waiting on one connection.
+pub const RING_BYTES: usize = 64 * 1024;
+/// What of the ring is kept for answers.
+pub const RING_RESERVE: usize = 40 * 1024;
+/// Payload bytes that can be waiting before further Data-In is held back.
+pub const PAYLOAD_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Payload bytes from which on the peer must read before it may ask for more. Data-In stays well
+/// below it; what a flood of pings wants back gets there.
+const PAYLOAD_CONGESTED_BYTES: usize = PAYLOAD_BYTES_MAX + 1024 * 1024;
+/// Small bytes waiting from which on nothing more is received. What can still become due then has
+/// room: the answers of all tasks that a session can have, with the longest sense data and both
+/// digests, and one text or NOP answer of the PDU that was being received.
+pub const RING_CONGESTED_BYTES: usize = 36 * 1024;
+const _: () = {
+    let answer = BHS_LEN + 2 + crate::scsi::sense::SENSE_BYTES_MAX + 2 + 8;
+    let tasks = crate::iscsi::session::QUEUE_DEPTH_MAX + crate::iscsi::session::IMMEDIATE_MAX;
+    let management = crate::iscsi::session::MANAGEMENT_MAX * (BHS_LEN + 4);
+    let text = BHS_LEN + 8192 + 8;
+    assert!(RING_CONGESTED_BYTES + tasks as usize * answer + management + text <= RING_BYTES);
+};
+/// Slices that one send gathers.
+pub const SLICES_MAX: usize = 512;
+
+#[derive(Debug)]
+enum Piece {
+    Ring { bytes: usize },
+    Payload { slot: u16, range: Range<usize> },
+}
+
+/// A buffer that pieces refer to.
+#[derive(Debug)]
+struct HeldBuf {
+    buf: Option<DmaBuf>,
+    /// Pieces that still refer to it.
+    pieces: u32,
+    /// No further piece will be cut from it.
+    released: bool,
+}
+
+/// Names a buffer given to [`TransmitQueue::hold`] until [`TransmitQueue::release`].
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a held buffer must be released"]
+pub struct Held(u16);
+
+/// See the module.
+#[derive(Debug)]
+pub struct TransmitQueue {
+    ring: Box<[u8]>,
+    /// Offset of the oldest byte in `ring`.
+    head: usize,
+    used: usize,
+    pieces: VecDeque<Piece>,
+    held: Vec<HeldBuf>,
+    free: Vec<u16>,
+    payload: usize,
+    header_digest: bool,
+    data_digest: bool,
+}
+
+impl Default for TransmitQueue {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TransmitQueue {
+    pub fn new() -> Self {
+        Self {
+            ring: vec![0; RING_BYTES].into_boxed_slice(),
+            head: 0,
+            used: 0,
+            pieces: VecDeque::with_capacity(256),
+            held: Vec::with_capacity(64),
+            free: Vec::with_capacity(64),
+            payload: 0,
+            header_digest: false,
+            data_digest: false,
+        }
+    }
+
+    /// The queue of a connection that is gone: takes nothing.
+    pub fn closed() -> Self {
+        Self {
+            ring: Box::default(),
+            head: 0,
+            used: 0,
+            pieces: VecDeque::new(),
+            held: Vec::new(),
+            free: Vec::new(),
+            payload: 0,
+            header_digest: false,
+            data_digest: false,
+        }
+    }
+
+    /// From the next PDU on (RFC 7143 §6.3: digests begin with the full feature phase).
+    pub fn set_digests(&mut self, header: bool, data: bool) {
+        self.header_digest = header;
+        self.data_digest = data;
+    }
+
+    /// Nothing waits to be sent.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Bytes that are waiting.
+    pub fn len(&self) -> usize {
+        self.used + self.payload
+    }
+
+    /// Whether something that can wait may be queued now.
+    pub fn has_room(&self) -> bool {
+        self.used <= RING_BYTES - RING_RESERVE && self.payload < PAYLOAD_BYTES_MAX
+    }
+
+    /// The same, with `bytes` of payload on their way here.
+    pub fn has_room_beside(&self, bytes: usize) -> bool {
+        self.used <= RING_BYTES - RING_RESERVE && self.payload + bytes < PAYLOAD_BYTES_MAX
+    }
+
+    /// So much waits that the peer must read before it may ask for more.
+    pub fn is_congested(&self) -> bool {
+        self.used > RING_CONGESTED_BYTES || self.payload > PAYLOAD_CONGESTED_BYTES
+    }
+
+    /// Whether an answer of up to `bytes` of data segment fits at all.
+    pub fn fits(&self, bytes: usize) -> bool {
+        self.used + BHS_LEN + bytes + 16 <= RING_BYTES
+    }
+
+    /// Queues a PDU whose data segment, if any, is small and copied into the ring. `false`: it does
+    /// not fit and nothing was queued.
+    #[must_use]
+    pub fn push(&mut self, bhs: Bhs, data: &[u8]) -> bool {
+        if !self.fits(data.len()) {
+            return false;
+        }
+        let length = u32::try_from(data.len()).expect("fits() bounds it by the ring");
+        let before = self.used;
+        self.put_header(bhs.with_lengths(0, length));
+        if !data.is_empty() {
+            self.put(data);
+            self.put_padding(data.len());
+            if self.data_digest {
+                let mut digest = DataDigest::new();
+                digest.update(data);
+                digest.update(&PADDING[..padding(data.len())]);
+                self.put(&digest_to_wire(digest.finish()));
+            }
+        }
+        self.ring_piece(self.used - before);
+        true
+    }
+
+    /// Takes a buffer that Data-In will be cut from.
+    pub fn hold(&mut self, buf: DmaBuf) -> Held {
+        let entry = HeldBuf {
+            buf: Some(buf),
+            pieces: 0,
+            released: false,
+        };
+        if let Some(slot) = self.free.pop() {
+            self.held[usize::from(slot)] = entry;
+            Held(slot)
+        } else {
+            let slot = u16::try_from(self.held.len()).expect("bounded by the command window");
+            self.held.push(entry);
+            Held(slot)
+        }
+    }
+
+    /// Queues a PDU whose data segment is `range` of a held buffer. Ask [`Self::has_room`] first.
+    pub fn push_payload(&mut self, bhs: Bhs, held: &Held, range: Range<usize>) {
+        let length = u32::try_from(range.len()).expect("a data segment has at most 2^24 - 1 bytes");
+        let before = self.used;
+        self.put_header(bhs.with_lengths(0, length));
+        self.ring_piece(self.used - before);
+        if range.is_empty() {
+            return;
+        }
+        let mut digest = DataDigest::new();
+        let entry = &mut self.held[usize::from(held.0)];
+        entry.pieces += 1;
+        if self.data_digest {
+            let buf = entry
+                .buf
+                .as_ref()
+                .expect("a Held stands for a buffer that is here");
+            for slice in buf.range_slices(range.start, range.len()) {
+                digest.update(slice);
+            }
+        }
+        self.payload += range.len();
+        let bytes = range.len();
+        self.pieces.push_back(Piece::Payload {
+            slot: held.0,
+            range,
+        });
+        let before = self.used;
+        self.put_padding(bytes);
+        if self.data_digest {
+            digest.update(&PADDING[..padding(bytes)]);
+            self.put(&digest_to_wire(digest.finish()));
+        }
+        self.ring_piece(self.used - before);
+    }
+
+    /// No further PDU is cut from this buffer; it goes back to its pool with its last byte.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "giving the handle up is the point"
+    )]
+    pub fn release(&mut self, held: Held) {
+        let entry = &mut self.held[usize::from(held.0)];
+        entry.released = true;
+        if entry.pieces == 0 {
+            entry.buf = None;
+            self.free.push(held.0);
+        }
+    }
+
+    /// What to send next, oldest first.
+    pub fn gather<'a>(&'a self, out: &mut ArrayVec<IoSlice<'a>, SLICES_MAX>) {
+        let mut at = self.head;
+        for piece in &self.pieces {
+            match piece {
+                Piece::Ring { bytes } => {
+                    let first = (*bytes).min(RING_BYTES - at);
+                    if out.remaining_capacity() < 2 {
+                        return;
+                    }
+                    out.push(IoSlice::new(&self.ring[at..at + first]));
+                    if first < *bytes {
+                        out.push(IoSlice::new(&self.ring[..bytes - first]));
+                    }
+                    at = (at + bytes) % RING_BYTES;
+                }
+                Piece::Payload { slot, range } => {
+                    let buf = self.held[usize::from(*slot)].buf.as_ref();
+                    let buf = buf.expect("a piece keeps its buffer");
+                    for slice in buf.range_slices(range.start, range.len()) {
+                        if out.try_push(IoSlice::new(slice)).is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The stream took `bytes` of what [`Self::gather`] showed.
+    pub fn advance(&mut self, mut bytes: usize) {
+        while bytes > 0 {
+            let piece = self
+                .pieces
+                .front_mut()
+                .expect("no more was taken than was shown");
+            match piece {
+                Piece::Ring { bytes: left } => {
+                    let taken = bytes.min(*left);
+                    *left -= taken;
+                    let done = *left == 0;
+                    self.head = (self.head + taken) % RING_BYTES;
+                    self.used -= taken;
+                    bytes -= taken;
+                    if done {
+                        self.pieces.pop_front();
+                    }
+                }
+                Piece::Payload { slot, range } => {
+                    let taken = bytes.min(range.len());
+                    range.start += taken;
+                    self.payload -= taken;
+                    bytes -= taken;
+                    if range.start == range.end {
+                        let slot = *slot;
+                        self.pieces.pop_front();
+                        self.piece_done(slot);
+                    }
+                }
+            }
+        }
+        if self.pieces.is_empty() {
+            // Start over at the cache-hot end.
+            self.head = 0;
+        }
+    }
+
+    fn piece_done(&mut self, slot: u16) {
+        let entry = &mut self.held[usize::from(slot)];
+        entry.pieces -= 1;
+        if entry.pieces == 0 && entry.released {
+            entry.buf = None;
+            self.free.push(slot);
+        }
+    }
+
+    fn put_header(&mut self, bhs: Bhs) {
+        self.put(bhs.bytes());
+        if self.header_digest {
+            self.put(&digest_to_wire(header_digest(bhs.bytes())));
+        }
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        assert!(
+            self.used + bytes.len() <= RING_BYTES,
+            "callers ask for room first"
+        );
+        let at = (self.head + self.used) % RING_BYTES;
+        let first = bytes.len().min(RING_BYTES - at);
+        self.ring[at..at + first].copy_from_slice(&bytes[..first]);
+        self.ring[..bytes.len() - first].copy_from_slice(&bytes[first..]);
+        self.used += bytes.len();
+    }
+
+    fn put_padding(&mut self, data: usize) {
+        self.put(&PADDING[..padding(data)]);
+    }
+
+    fn ring_piece(&mut self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        match self.pieces.back_mut() {
+            Some(Piece::Ring { bytes: last }) => *last += bytes,
+            _ => self.pieces.push_back(Piece::Ring { bytes }),
+        }
+    }
+}
+
+const PADDING: [u8; 3] = [0; 3];
+
+/// Data segments are padded to a multiple of four bytes (RFC 7143 §11.1).
+const fn padding(bytes: usize) -> usize {
+    bytes.wrapping_neg() % 4
+}
