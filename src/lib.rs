@@ -20,7 +20,9 @@
 //! whom.
 
 pub mod backend;
+pub mod control;
 pub mod iscsi;
 pub mod mem;
+pub mod net;
 pub mod pdu;
 pub mod scsi;
