@@ -20,9 +20,12 @@
 //! whom.
 
 pub mod backend;
+pub mod config;
 pub mod control;
 pub mod iscsi;
+pub mod log;
 pub mod mem;
 pub mod net;
 pub mod pdu;
 pub mod scsi;
+pub mod state;

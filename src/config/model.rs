@@ -1,0 +1,264 @@
+//! The configuration as the rest of the daemon sees it: validated, typed, with every default
+//! filled.
+//!
+//! Whoever holds a [`Config`] may rely on this:
+//! - units, targets and portal groups have distinct names and tags, and every reference resolves:
+//!   [`LunMap::unit`] indexes [`Config::logical_units`], [`Target::portal_groups`] holds tags of
+//!   [`Config::portal_groups`];
+//! - no two portal groups can listen on one address, and no backing file is used twice by its path
+//!   (links to the same file are found out when it is opened);
+//! - sizes are whole numbers of logical blocks, names are valid iSCSI names (RFC 7143 §4.2.7);
+//! - secrets were read from their files and are not empty.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::secret::Secret;
+use crate::iscsi::auth::ChapAlgorithm;
+use crate::iscsi::names::{IscsiName, NamePattern};
+
+/// Everything a configuration file can say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub daemon: Daemon,
+    pub cores: Cores,
+    pub memory: Memory,
+    pub limits: Limits,
+    /// Authentication of discovery sessions.
+    pub discovery_auth: Auth,
+    /// At least one, each with at least one portal.
+    pub portal_groups: Vec<PortalGroup>,
+    pub logical_units: Vec<LogicalUnit>,
+    /// At least one.
+    pub targets: Vec<Target>,
+}
+
+/// `[daemon]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Daemon {
+    /// Where identities and other state are kept; relative backend paths start here.
+    pub state_dir: PathBuf,
+    /// How long SIGTERM waits for sessions to finish: 0 s to 10 min.
+    pub shutdown_timeout: Duration,
+}
+
+/// `[cores]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cores {
+    pub list: CoreList,
+    /// Each data core's thread is bound to its CPU.
+    pub pin: bool,
+    pub poll: Poll,
+    pub placement: Placement,
+}
+
+/// Which CPUs run the data path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CoreList {
+    /// This many data cores, 1 to [`CORES_MAX`], on the first CPUs this process may use.
+    Count(usize),
+    /// These CPUs by number: distinct, 1 to [`CORES_MAX`] of them.
+    List(Vec<usize>),
+}
+
+impl CoreList {
+    /// How many data cores that is.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Count(count) => *count,
+            Self::List(list) => list.len(),
+        }
+    }
+}
+
+/// What an idle data core does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Poll {
+    /// Spins briefly, then sleeps until something wakes it.
+    Adaptive,
+    /// Spins for ever.
+    Busy,
+}
+
+/// Which core gets an accepted connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// The core with the fewest connections.
+    Least,
+    /// A hash of the peer's address and port.
+    Hash,
+}
+
+/// `[memory]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes of data-path memory of each core, a whole number of MiB.
+    pub pool_bytes_per_core: usize,
+    pub pages: Pages,
+}
+
+/// What backs the pools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    Normal,
+    Huge,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections of this process that have not logged in yet.
+    pub unauthenticated_connections: usize,
+    /// From accept to the final Login Response.
+    pub login_timeout: Duration,
+    /// Sessions of this process.
+    pub sessions: usize,
+    /// Silence after which the target sends a NOP-In; `None` (0 in the file) never does.
+    pub nop_interval: Option<Duration>,
+    /// How long the answer to that NOP-In may take.
+    pub nop_timeout: Duration,
+    /// A peer that owes data or does not read is dropped after this.
+    pub no_progress_timeout: Duration,
+}
+
+/// `[[portal_group]]`: portals that one session may span (RFC 7143 §4.4.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortalGroup {
+    /// TargetPortalGroupTag, 0 to 65535.
+    pub tag: u16,
+    pub portals: Vec<Portal>,
+}
+
+/// One listening address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Portal {
+    pub address: SocketAddr,
+    /// The daemon starts without it when the host does not have the address. Only the embedded
+    /// configuration sets this, for `[::1]`.
+    pub optional: bool,
+}
+
+/// `[[logical_unit]]`: one backing object with one identity, wherever it is mapped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogicalUnit {
+    /// Unique in the file; the key of the unit's identity in the state directory.
+    pub name: String,
+    /// 512 or 4096 bytes.
+    pub block_size: u32,
+    /// `block_size` or 4096 bytes.
+    pub physical_block_size: u32,
+    pub read_only: bool,
+    /// Completed writes may wait in a volatile cache until a flush.
+    pub write_cache: bool,
+    /// Unit serial number: 1 to 36 printable ASCII characters. `None`: the one that was generated
+    /// for this unit and is kept in the state directory.
+    pub serial: Option<String>,
+    pub backend: Backend,
+}
+
+/// What holds the blocks of a logical unit. Sizes are in bytes, whole numbers of logical blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// Sparse memory that is gone when the daemon ends.
+    Memory { size: u64 },
+    /// Reads zeroes, forgets writes.
+    Null { size: u64 },
+    /// A regular file, created sparse at `size` when it does not exist. `size` is `None` for an
+    /// existing file that is served as large as it is.
+    File {
+        path: PathBuf,
+        size: Option<u64>,
+        engine: Engine,
+        /// O_DIRECT: `None` when the daemon decides.
+        direct: Option<bool>,
+    },
+    /// A block device, as large as it is.
+    Block { path: PathBuf, engine: Engine },
+}
+
+/// How a file or block device is driven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// io_uring where it works well here, else `Sync`.
+    Auto,
+    IoUring,
+    Sync,
+}
+
+/// `[[target]]`: one iSCSI target node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    pub name: IscsiName,
+    /// TargetAlias: at most 255 bytes.
+    pub alias: Option<String>,
+    /// Tags of the portal groups that lead to it; at least one.
+    pub portal_groups: Vec<u16>,
+    /// Who may see it and log in; empty means any.
+    pub initiators: Vec<NamePattern>,
+    /// From where; empty means anywhere.
+    pub addresses: Vec<IpNet>,
+    pub header_digest: DigestPolicy,
+    pub data_digest: DigestPolicy,
+    pub auth: Auth,
+    /// At least one, with distinct LUNs.
+    pub luns: Vec<LunMap>,
+}
+
+/// Which values of HeaderDigest or DataDigest the target agrees to (RFC 7143 §13.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DigestPolicy {
+    /// CRC32C or None, as the initiator prefers.
+    Optional,
+    /// CRC32C only.
+    Required,
+    /// None only.
+    Off,
+}
+
+/// `[target.auth]` and `[discovery.auth]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// AuthMethod None.
+    None,
+    Chap(Chap),
+}
+
+/// Credentials of RFC 7143 §12.1.3.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chap {
+    /// CHAP_N that the initiator sends.
+    pub user: String,
+    pub secret: Secret,
+    /// With it the target proves itself too when the initiator asks.
+    pub mutual: Option<MutualChap>,
+    /// What the target agrees to; not empty, distinct.
+    pub algorithms: Vec<ChapAlgorithm>,
+}
+
+/// What the target answers with; its secret always differs from the initiator's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MutualChap {
+    pub user: String,
+    pub secret: Secret,
+}
+
+/// `[[target.lun]]`: a logical unit seen at a LUN of a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LunMap {
+    /// 0 to [`LUN_MAX`].
+    pub lun: u16,
+    /// Index into [`Config::logical_units`].
+    pub unit: usize,
+    /// Read-only here, whatever the unit is elsewhere.
+    pub read_only: bool,
+    /// Only these initiators see this LUN; empty means all that may log in.
+    pub initiators: Vec<NamePattern>,
+}
+
+/// The largest LUN.
+pub const LUN_MAX: u16 = 255;
+/// The most data cores of one process.
+pub const CORES_MAX: usize = 256;

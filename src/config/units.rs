@@ -1,0 +1,453 @@
+//! Reads `[[portal_group]]` and `[[logical_unit]]`.
+//!
+//! No two groups may listen on one address, since a connection has to belong to one group
+//! (RFC 7143 §4.4.1), and no two units may use one backing object.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Component, Path, PathBuf};
+
+use super::model::{Backend, Engine, LogicalUnit, Portal, PortalGroup};
+use super::reader::{At, Section};
+use super::report::{Finding, Span};
+use super::suggest::nearest;
+
+/// IANA's port of iSCSI, where a portal names none.
+pub const ISCSI_PORT: u16 = 3260;
+
+/// The longest unit serial number in bytes (VPD 80h holds it).
+const SERIAL_LEN_MAX: usize = 36;
+/// The longest name of a logical unit in bytes.
+const UNIT_NAME_LEN_MAX: usize = 64;
+/// The most logical units of one process.
+pub const UNITS_MAX: usize = 4096;
+
+pub(super) fn read_portal_groups(root: &mut Section<'_>) -> Vec<At<PortalGroup>> {
+    let sections = root.tables("portal_group", "[[portal_group]]");
+    if sections.is_empty() && !root.has("portal_group") {
+        root.missing(
+            "[[portal_group]]",
+            "add where to listen:\n[[portal_group]]\ntag = 1\nportals = [\"127.0.0.1:3260\"]",
+        );
+    }
+    let mut groups: Vec<At<PortalGroup>> = Vec::with_capacity(sections.len());
+    let mut listening: Vec<(SocketAddr, Span)> = Vec::new();
+    for mut section in sections {
+        let tag = section.integer("tag", 0..=65_535, "");
+        if tag.is_none() && !section.has("tag") {
+            section.missing("tag", "number the group, as in tag = 1");
+        }
+        let portals = read_portals(&mut section, &mut listening);
+        if let Some(tag) = tag {
+            let number = u16::try_from(tag.value).unwrap_or_default();
+            match groups.iter().find(|group| group.value.tag == number) {
+                Some(first) => section.report(
+                    Finding::error(tag.span, format!("two portal groups have the tag {number}"))
+                        .other(first.span.clone(), "the first one")
+                        .help("give each group its own tag"),
+                ),
+                None => groups.push(At {
+                    value: PortalGroup {
+                        tag: number,
+                        portals,
+                    },
+                    span: tag.span,
+                }),
+            }
+        }
+        section.finish();
+    }
+    groups
+}
+
+fn read_portals(section: &mut Section<'_>, listening: &mut Vec<(SocketAddr, Span)>) -> Vec<Portal> {
+    let Some(texts) = section.texts("portals") else {
+        if !section.has("portals") {
+            section.missing(
+                "portals",
+                "say where to listen, as in portals = [\"0.0.0.0:3260\"]",
+            );
+        }
+        return Vec::new();
+    };
+    if section.is_empty_array("portals") {
+        let finding = Finding::error(texts.span, "portals is empty");
+        section.report(finding.help("say where to listen, as in portals = [\"0.0.0.0:3260\"]"));
+    }
+    let mut portals = Vec::with_capacity(texts.value.len());
+    for text in texts.value {
+        let address = match parse_portal(text.value) {
+            Ok(address) => address,
+            Err(help) => {
+                let message = format!("{:?} is not a portal", text.value);
+                section.report(Finding::error(text.span, message).help(help));
+                continue;
+            }
+        };
+        if address.port() == 0 {
+            let message = format!("portal {address} takes any free port");
+            let help = "initiators look for a known one; iSCSI's is 3260";
+            section.report(Finding::warning(text.span.clone(), message).help(help));
+        }
+        match listening.iter().find(|(other, _)| overlap(*other, address)) {
+            Some((other, span)) => section.report(
+                Finding::error(text.span, format!("portal {address} collides with {other}"))
+                    .label("here again")
+                    .other(span.clone(), "already listens here")
+                    .help(
+                        "a portal belongs to one portal group, and an unspecified address takes \
+                           its port on all addresses",
+                    ),
+            ),
+            None => {
+                listening.push((address, text.span));
+                portals.push(Portal {
+                    address,
+                    optional: false,
+                });
+            }
+        }
+    }
+    portals
+}
+
+/// Whether one of the two addresses would take the other's connections.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port()
+        && a.port() != 0
+        && a.is_ipv4() == b.is_ipv4()
+        && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+/// An address with or without a port; the error is the remedy.
+pub(crate) fn parse_portal(text: &str) -> Result<SocketAddr, String> {
+    if let Some(device) = text.strip_prefix("dpdk:") {
+        return Err(format!(
+            "serving {device:?} over DPDK needs the feature `dpdk`, which this build does not \
+             have; use a host address such as \"0.0.0.0:3260\""
+        ));
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(address);
+    }
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|t| t.strip_suffix(']'))
+        .unwrap_or(text);
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, ISCSI_PORT));
+    }
+    Err(
+        "a portal is an IP address and a port, as in \"192.0.2.1:3260\" or \
+         \"[2001:db8::1]:3260\"; host names are not looked up"
+            .to_owned(),
+    )
+}
+
+pub(super) fn read_logical_units(root: &mut Section<'_>, state_dir: &Path) -> Vec<At<LogicalUnit>> {
+    let sections = root.tables("logical_unit", "[[logical_unit]]");
+    if sections.len() > UNITS_MAX {
+        let message = format!("more than {UNITS_MAX} logical units");
+        root.report(Finding::error(sections[UNITS_MAX].span(), message));
+    }
+    let mut units: Vec<At<LogicalUnit>> = Vec::with_capacity(sections.len());
+    let mut serials: Vec<At<String>> = Vec::new();
+    let mut paths: Vec<At<PathBuf>> = Vec::new();
+    for mut section in sections.into_iter().take(UNITS_MAX) {
+        let name = read_name(&mut section, &units);
+        let block_size = read_block_size(&mut section, "block_size", 512);
+        let physical = read_physical(&mut section, block_size);
+        let serial = read_serial(&mut section, &mut serials);
+        let read_only = section.boolean("read_only").unwrap_or(false);
+        let write_cache = section.boolean("write_cache").unwrap_or(true);
+        let backend = match section.table("backend", "the backend") {
+            Some(backend) => read_backend(backend, block_size, state_dir, &mut paths),
+            None => {
+                if !section.has("backend") {
+                    section.missing(
+                        "backend",
+                        "say what holds the blocks, as in\n\
+                         backend = { type = \"file\", path = \"disk0.img\", size = \"1GiB\" }",
+                    );
+                }
+                None
+            }
+        };
+        if let Some(name) = name {
+            // A unit without a usable backend stays known, so that the LUNs that name it are not
+            // reported as well; the file is refused anyway.
+            let value = LogicalUnit {
+                name: name.value,
+                block_size,
+                physical_block_size: physical,
+                read_only,
+                write_cache,
+                serial,
+                backend: backend.unwrap_or(Backend::Null { size: 0 }),
+            };
+            units.push(At {
+                value,
+                span: name.span,
+            });
+        }
+        section.finish();
+    }
+    units
+}
+
+fn read_name(section: &mut Section<'_>, units: &[At<LogicalUnit>]) -> Option<At<String>> {
+    let help = "name the unit, as in name = \"disk0\"; [[target.lun]] refers to it";
+    let name = section.required_text("name", help)?;
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.value.is_empty()
+        || name.value.len() > UNIT_NAME_LEN_MAX
+        || !name.value.chars().all(good)
+    {
+        let help = format!("use 1 to {UNIT_NAME_LEN_MAX} of the characters a-z A-Z 0-9 - _ .");
+        let message = format!("{:?} cannot name a logical unit", name.value);
+        section.report(Finding::error(name.span, message).help(help));
+        return None;
+    }
+    if let Some(first) = units.iter().find(|unit| unit.value.name == name.value) {
+        section.report(
+            Finding::error(
+                name.span,
+                format!("two logical units are named {:?}", name.value),
+            )
+            .other(first.span.clone(), "the first one")
+            .help("give each logical unit its own name"),
+        );
+        return None;
+    }
+    Some(At {
+        value: name.value.to_owned(),
+        span: name.span,
+    })
+}
+
+fn read_block_size(section: &mut Section<'_>, key: &'static str, default: u32) -> u32 {
+    let Some(size) = section.integer(key, 1..=u64::from(u32::MAX), "bytes") else {
+        return default;
+    };
+    match size.value {
+        512 => 512,
+        4096 => 4096,
+        other => {
+            let finding = Finding::error(size.span, format!("{key} cannot be {other}"));
+            section.report(finding.help(format!("{key} is 512 or 4096")));
+            default
+        }
+    }
+}
+
+fn read_physical(section: &mut Section<'_>, block_size: u32) -> u32 {
+    let physical = read_block_size(section, "physical_block_size", 4096);
+    if physical < block_size {
+        let span = section.key_span("physical_block_size");
+        let message = format!("physical_block_size {physical} is below block_size {block_size}");
+        let help = "a physical block holds one logical block or several";
+        section.report(Finding::error(span, message).help(help));
+        return block_size;
+    }
+    physical
+}
+
+fn read_serial(section: &mut Section<'_>, serials: &mut Vec<At<String>>) -> Option<String> {
+    let serial = section.text("serial")?;
+    let printable = serial
+        .value
+        .bytes()
+        .all(|byte| (0x20..=0x7e).contains(&byte));
+    let padded = serial.value.trim() != serial.value;
+    if serial.value.is_empty() || serial.value.len() > SERIAL_LEN_MAX || !printable || padded {
+        let help =
+            format!("use 1 to {SERIAL_LEN_MAX} printable ASCII characters, no blank at an end");
+        let message = format!("{:?} cannot be a serial number", serial.value);
+        section.report(Finding::error(serial.span, message).help(help));
+        return None;
+    }
+    if let Some(first) = serials.iter().find(|other| other.value == serial.value) {
+        section.report(
+            Finding::error(
+                serial.span,
+                format!("two logical units have the serial {:?}", serial.value),
+            )
+            .other(first.span.clone(), "the first one")
+            .help("initiators take units with one serial for one disk; leave it out to get one"),
+        );
+        return None;
+    }
+    serials.push(At {
+        value: serial.value.to_owned(),
+        span: serial.span,
+    });
+    Some(serial.value.to_owned())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Memory,
+    Null,
+    File,
+    Block,
+}
+
+const KINDS: [(&str, Kind); 4] = [
+    ("file", Kind::File),
+    ("block", Kind::Block),
+    ("memory", Kind::Memory),
+    ("null", Kind::Null),
+];
+const ENGINES: [(&str, Engine); 3] = [
+    ("auto", Engine::Auto),
+    ("io_uring", Engine::IoUring),
+    ("sync", Engine::Sync),
+];
+
+/// `None` only when an error was reported.
+fn read_backend(
+    mut section: Section<'_>,
+    block_size: u32,
+    state_dir: &Path,
+    paths: &mut Vec<At<PathBuf>>,
+) -> Option<Backend> {
+    let help = "say what kind it is: type = \"file\", \"block\", \"memory\" or \"null\"";
+    let kind = section.required_text("type", help)?;
+    if kind.value == "nvme" {
+        let message = "backend type \"nvme\" needs the feature `nvme`";
+        section.report(
+            Finding::error(kind.span, message)
+                .label("this build does not have it")
+                .help("use type = \"block\" with the kernel's device, such as /dev/nvme0n1"),
+        );
+        return None;
+    }
+    let kind = section.choose("type", &kind, &KINDS)?;
+    let backend = match kind {
+        Kind::Memory | Kind::Null => {
+            let size = read_size(&mut section, block_size);
+            if size.is_none() && !section.has("size") {
+                section.missing("size", "say how large it is, as in size = \"1GiB\"");
+            }
+            match kind {
+                Kind::Memory => size.map(|size| Backend::Memory { size }),
+                _ => size.map(|size| Backend::Null { size }),
+            }
+        }
+        Kind::File => {
+            let path = read_path(&mut section, state_dir, paths);
+            let size = read_size(&mut section, block_size);
+            let engine = section
+                .choice("engine", &ENGINES)
+                .map_or(Engine::Auto, |e| e.value);
+            let direct = section.boolean("direct");
+            if let Some(path) = &path
+                && !section.has("size")
+                && !path.value.exists()
+            {
+                let message = format!("{} does not exist", path.value.display());
+                section.report(Finding::warning(path.span.clone(), message).help(
+                    "add size = \"1GiB\" to have it created; without it the LUN is not ready",
+                ));
+            }
+            path.map(|path| Backend::File {
+                path: path.value,
+                size,
+                engine,
+                direct,
+            })
+        }
+        Kind::Block => {
+            let path = read_path(&mut section, state_dir, paths);
+            let engine = section
+                .choice("engine", &ENGINES)
+                .map_or(Engine::Auto, |e| e.value);
+            path.map(|path| Backend::Block {
+                path: path.value,
+                engine,
+            })
+        }
+    };
+    section.finish();
+    backend
+}
+
+fn read_size(section: &mut Section<'_>, block_size: u32) -> Option<u64> {
+    let size = section.size("size")?;
+    let rest = size.value % u64::from(block_size);
+    if rest != 0 {
+        let below = size.value - rest;
+        let nearest = if below == 0 {
+            u64::from(block_size)
+        } else {
+            below
+        };
+        let message = format!("size {} is not a whole number of blocks", size.value);
+        section.report(
+            Finding::error(size.span, message)
+                .label(format!("{rest} bytes more than a multiple of {block_size}"))
+                .help(format!("the nearest size that is: {nearest}")),
+        );
+        return None;
+    }
+    Some(size.value)
+}
+
+/// The path, made absolute; reported when another unit uses it.
+fn read_path(
+    section: &mut Section<'_>,
+    state_dir: &Path,
+    paths: &mut Vec<At<PathBuf>>,
+) -> Option<At<PathBuf>> {
+    let help = "say where it is; a relative path starts in the state directory";
+    let text = section.required_text("path", help)?;
+    if text.value.is_empty() || text.value.contains('\0') {
+        section.report(Finding::error(text.span, "this is not a path").help(help));
+        return None;
+    }
+    let path = state_dir.join(text.value);
+    let identity = path.canonicalize().unwrap_or_else(|_| without_dots(&path));
+    if let Some(first) = paths.iter().find(|other| other.value == identity) {
+        section.report(
+            Finding::error(
+                text.span,
+                format!("{} is used by two logical units", path.display()),
+            )
+            .other(first.span.clone(), "the first one")
+            .help("a backing object belongs to one unit; map that unit at several LUNs instead"),
+        );
+        return None;
+    }
+    paths.push(At {
+        value: identity,
+        span: text.span.clone(),
+    });
+    Some(At {
+        value: path,
+        span: text.span,
+    })
+}
+
+/// `path` with `.` and `..` taken out by their letters, for a file that does not exist yet.
+fn without_dots(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                out.pop();
+            }
+            _ => out.push(part),
+        }
+    }
+    out
+}
+
+/// "Did you mean …" for a unit that is not there.
+pub(super) fn nearest_unit(name: &str, units: &[At<LogicalUnit>]) -> String {
+    let names = units.iter().map(|unit| unit.value.name.as_str());
+    match (nearest(name, names.clone()), units.len()) {
+        (Some(near), _) => format!("did you mean {near:?}?"),
+        (None, 0) => "no [[logical_unit]] is defined".to_owned(),
+        (None, _) => format!("defined are: {}", names.collect::<Vec<_>>().join(", ")),
+    }
+}
