@@ -14,7 +14,7 @@
 //!  one bounded lock-free inbox per core ◄──► other cores, and the control thread
 //! ```
 //!
-//! Read `reactor` first: its `poll_once` is one bounded call per arrow. `pdu`, `iscsi` and `scsi`
+//! Read [`reactor`] first: its `poll_once` is one bounded call per arrow. `pdu`, `iscsi` and `scsi`
 //! are engines without IO: bytes, completions and time are arguments, what to send and what to
 //! submit are results. `docs/ARCHITECTURE.md` has the reasons; `tests/tidy.rs` holds who may use
 //! whom.
@@ -22,10 +22,12 @@
 pub mod backend;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod iscsi;
 pub mod log;
 pub mod mem;
 pub mod net;
 pub mod pdu;
+pub mod reactor;
 pub mod scsi;
 pub mod state;

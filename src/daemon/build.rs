@@ -1,0 +1,215 @@
+//! From the configuration to what cores serve: backing objects, logical units, target nodes.
+
+use std::sync::Arc;
+
+use tracing::{error, info};
+
+use super::{Hooks, StartError};
+use crate::backend::{Backing, Engine, Kind, Spec};
+use crate::config::{self, Auth, Config};
+use crate::iscsi::acl::Acl;
+use crate::iscsi::auth::{AuthPolicy, ChapPolicy, Credentials, Secret};
+use crate::iscsi::node::{Availability, DigestPolicy, LunMapping, Nodes, PortalGroup, TargetNode};
+use crate::mem::Pages;
+use crate::net::Listener;
+use crate::scsi::{Identity, LogicalUnit, NotReadyReason};
+use crate::state::StateDir;
+
+/// PRODUCT REVISION LEVEL of INQUIRY: major and minor version.
+const REVISION: &str = concat!(
+    env!("CARGO_PKG_VERSION_MAJOR"),
+    ".",
+    env!("CARGO_PKG_VERSION_MINOR")
+);
+/// PRODUCT IDENTIFICATION of INQUIRY.
+const PRODUCT: &str = "VIRTUAL-DISK";
+
+/// Logical units and what backs them, by index in the configuration.
+#[derive(Debug)]
+pub(super) struct Units {
+    pub(super) replicas: Vec<LogicalUnit>,
+    /// Absent where the backing object is missing.
+    pub(super) backings: Vec<Option<Arc<Backing>>>,
+}
+
+pub(super) fn pages(pages: config::Pages) -> Pages {
+    match pages {
+        config::Pages::Normal => Pages::Normal,
+        config::Pages::Huge => Pages::Huge,
+    }
+}
+
+/// Opens what can be opened. A backing object that cannot makes its unit NOT READY and nothing
+/// else.
+pub(super) fn units(config: &Config, state: &StateDir, hooks: &Hooks) -> Result<Units, StartError> {
+    let identities = state
+        .identities(&config.logical_units)
+        .map_err(|error| StartError::new(error.to_string()))?;
+    if let Some(notice) = &identities.notice {
+        error!("{notice}");
+    }
+    let mut units = Units {
+        replicas: Vec::new(),
+        backings: Vec::new(),
+    };
+    for (unit, kept) in config.logical_units.iter().zip(&identities.units) {
+        let identity = Identity::new(
+            PRODUCT,
+            REVISION,
+            &kept.serial,
+            kept.naa,
+            *kept.uuid.as_bytes(),
+        )
+        .map_err(|error| {
+            StartError::new(format!("logical_unit \"{}\": serial: {error}", unit.name))
+        })?;
+        match Backing::open(&spec(unit)) {
+            Ok(backing) => {
+                let backing = hooks.wrap(&unit.name, backing);
+                for note in backing.notes() {
+                    info!(unit = unit.name, "{note}");
+                }
+                let info = backing.info().clone();
+                info!(
+                    unit = unit.name,
+                    bytes = info.blocks * u64::from(info.block_size),
+                    block_size = info.block_size,
+                    "backing object opened"
+                );
+                units
+                    .replicas
+                    .push(LogicalUnit::new(identity, info, unit.read_only));
+                units.backings.push(Some(backing));
+            }
+            Err(error) => {
+                error!(
+                    "NOT READY: logical_unit \"{}\": backend: {error}",
+                    unit.name
+                );
+                units.replicas.push(LogicalUnit::without_device(
+                    identity,
+                    NotReadyReason::Missing,
+                ));
+                units.backings.push(None);
+            }
+        }
+    }
+    Ok(units)
+}
+
+fn spec(unit: &config::LogicalUnit) -> Spec {
+    let engine = |engine: config::Engine| match engine {
+        config::Engine::Auto => Engine::Auto,
+        config::Engine::IoUring => Engine::IoUring,
+        config::Engine::Sync => Engine::Sync,
+    };
+    let kind = match &unit.backend {
+        config::Backend::Memory { size } => Kind::Memory { bytes: *size },
+        config::Backend::Null { size } => Kind::Null { bytes: *size },
+        config::Backend::File {
+            path,
+            size,
+            engine: wanted,
+            direct,
+        } => Kind::File {
+            path: path.clone(),
+            bytes: *size,
+            engine: engine(*wanted),
+            direct: *direct,
+        },
+        config::Backend::Block {
+            path,
+            engine: wanted,
+        } => Kind::Block {
+            path: path.clone(),
+            engine: engine(*wanted),
+        },
+    };
+    Spec {
+        kind,
+        block_size: unit.block_size,
+        physical_block_size: unit.physical_block_size,
+        read_only: unit.read_only,
+        write_cache: unit.write_cache,
+    }
+}
+
+/// The target nodes and portal groups.
+pub(super) fn nodes(
+    config: &Config,
+    listeners: &[(Listener, u16)],
+) -> Result<Arc<Nodes>, StartError> {
+    let targets = config
+        .targets
+        .iter()
+        .map(target)
+        .collect::<Result<Vec<_>, _>>()?;
+    let groups = config
+        .portal_groups
+        .iter()
+        .map(|group| PortalGroup {
+            tag: group.tag,
+            // Where it really listens: a port may be the kernel's choice, a portal left out.
+            portals: listeners
+                .iter()
+                .filter(|(_, tag)| *tag == group.tag)
+                .map(|(listener, _)| listener.address())
+                .collect(),
+        })
+        .collect();
+    let discovery = auth(&config.discovery_auth, "discovery")?;
+    Ok(Arc::new(Nodes::new(targets, groups, Arc::new(discovery))))
+}
+
+fn target(target: &config::Target) -> Result<Arc<TargetNode>, StartError> {
+    let digest = |policy: config::DigestPolicy| match policy {
+        config::DigestPolicy::Optional => DigestPolicy::Optional,
+        config::DigestPolicy::Required => DigestPolicy::Required,
+        config::DigestPolicy::Off => DigestPolicy::Off,
+    };
+    let luns = target
+        .luns
+        .iter()
+        .map(|map| {
+            Ok(LunMapping {
+                lun: map.lun,
+                unit: u16::try_from(map.unit)
+                    .map_err(|_| StartError::new("there are more logical units than 65535"))?,
+                read_only: map.read_only,
+                initiators: map.initiators.clone(),
+            })
+        })
+        .collect::<Result<Vec<_>, StartError>>()?;
+    Ok(Arc::new(TargetNode {
+        name: target.name.clone(),
+        alias: target.alias.clone(),
+        availability: Availability::Available,
+        portal_groups: target.portal_groups.clone(),
+        acl: Acl::new(target.initiators.clone(), target.addresses.clone()),
+        auth: Arc::new(auth(&target.auth, target.name.as_str())?),
+        header_digest: digest(target.header_digest),
+        data_digest: digest(target.data_digest),
+        luns,
+    }))
+}
+
+fn auth(auth: &Auth, whose: &str) -> Result<AuthPolicy, StartError> {
+    let Auth::Chap(chap) = auth else {
+        return Ok(AuthPolicy::None);
+    };
+    let credentials = |user: &str, secret: &config::Secret| Credentials {
+        user: user.to_owned(),
+        secret: Secret::new(secret.expose().to_vec()),
+    };
+    let mutual = chap
+        .mutual
+        .as_ref()
+        .map(|mutual| credentials(&mutual.user, &mutual.secret));
+    ChapPolicy::new(
+        credentials(&chap.user, &chap.secret),
+        mutual,
+        &chap.algorithms,
+    )
+    .map(|policy| AuthPolicy::Chap(Box::new(policy)))
+    .map_err(|error| StartError::new(format!("{whose}: auth: {error}")))
+}

@@ -1,0 +1,56 @@
+//! Which CPUs there are, and pinning a thread to one of them.
+
+/// The highest CPU number that `core_affinity` can name without aborting the process.
+const CPU_MAX: usize = 1023;
+
+/// CPUs that this process may run on, ascending. Call it before any thread is pinned.
+pub fn available() -> Vec<usize> {
+    let ids = core_affinity::get_core_ids().unwrap_or_default();
+    let mut cpus: Vec<_> = ids
+        .into_iter()
+        .map(|core| core.id)
+        .filter(|id| *id <= CPU_MAX)
+        .collect();
+    cpus.sort_unstable();
+    cpus
+}
+
+/// Pins the calling thread, and looks whether it worked.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn pin(cpu: usize) -> Result<(), String> {
+    if cpu > CPU_MAX {
+        return Err(format!(
+            "CPU {cpu} is beyond the {CPU_MAX} that can be pinned to"
+        ));
+    }
+    if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
+        return Err(format!(
+            "CPU {cpu} is offline or outside this process's CPU set"
+        ));
+    }
+    match rustix::thread::sched_getaffinity(None) {
+        Ok(set) if set.is_set(cpu) && set.count() == 1 => Ok(()),
+        Ok(_) => Err(format!("the kernel did not keep the thread on CPU {cpu}")),
+        Err(error) => Err(format!("CPU affinity cannot be read: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_is_pinned_where_it_may_run_and_nowhere_else() {
+        let cpus = available();
+        assert!(!cpus.is_empty());
+        let first = cpus[0];
+        std::thread::spawn(move || pin(first).unwrap())
+            .join()
+            .unwrap();
+        std::thread::spawn(|| pin(5000).unwrap_err())
+            .join()
+            .unwrap();
+    }
+}

@@ -1,0 +1,506 @@
+//! One core's loop. It owns its connections, its sessions, its replicas of the logical units, its
+//! buffers and its device queues, and shares nothing but its inbox.
+//!
+//! ```text
+//! inbox ─► sockets: receive ─► PDUs ─► tasks ─► devices: submit, reap ─► send ─► timers
+//! ```
+//!
+//! Every step is bounded by a named constant. Time is read once per turn.
+//!
+//! Files: `connections` (sockets, greeting, receive and send), `sessions` (placement,
+//! reinstatement, ends), `barrier` (what every core must do before an answer), `message`, `clock`,
+//! `affinity`.
+
+pub mod affinity;
+mod barrier;
+pub mod clock;
+mod connections;
+mod lent;
+pub mod message;
+mod sessions;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam::utils::CachePadded;
+
+use crate::backend::{self, Backing, Completion, Operation, Request, Token, UnitIndex};
+use crate::control::directory::Core;
+use crate::control::event::Event;
+use crate::control::ring::{Inbox, Outbox, Sender};
+use crate::iscsi::login;
+use crate::iscsi::node::Nodes;
+use crate::iscsi::session::{self, Guards, SessionIndex, Timeouts};
+use crate::mem::{Pages, Pool};
+use crate::net::{Poller, Ready};
+use crate::scsi::{LogicalUnit, NotReadyReason, ParameterData, ReadyState};
+use barrier::Barrier;
+use connections::Connection;
+pub use connections::fill_random;
+use lent::Lent;
+use message::{ConnectionKey, Handoff, ToControl, ToCore};
+use sessions::Entry;
+
+/// Messages taken from the inbox in one turn.
+const INBOX_BURST: usize = 64;
+/// Rounds of submitting and reaping in one turn; a device that completes at once is served to the
+/// end of what one turn brought.
+const DEVICE_ROUNDS: usize = 8;
+/// Bytes received from one connection in one turn: with it the scratch stays in a core's own cache.
+const SCRATCH_BYTES: usize = 256 * 1024;
+/// Errors of devices that one core tells between two ticks.
+const DEVICE_ERRORS_PER_TICK: u32 = 4;
+/// How often timers are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// Work-free time after which an adaptive core sleeps.
+const SPIN: Duration = Duration::from_micros(60);
+/// The longest sleep: the watchdog wants to see every core move.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// How a core waits for work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Polling {
+    /// Never sleeps.
+    Busy,
+    /// Sleeps until something happens after a short spin.
+    Adaptive,
+}
+
+/// What a reactor is made of. Sent to the thread that will be the core.
+#[derive(Debug)]
+pub struct Plan {
+    pub core: Core,
+    pub cpu: Option<usize>,
+    pub polling: Polling,
+    pub pool_bytes: usize,
+    pub pages: Pages,
+    pub nodes: Arc<Nodes>,
+    pub units: Vec<LogicalUnit>,
+    pub backings: Vec<Option<Arc<Backing>>>,
+    pub backend: backend::Options,
+    pub timeouts: Timeouts,
+    pub login_timeout: Duration,
+    pub login_limits: login::Limits,
+    /// Fills a buffer with unpredictable bytes: [`fill_random`], or what a test puts in its place.
+    pub random: fn(&mut [u8]),
+    /// Connections of this core that may be without a session at a time.
+    pub greetings_max: usize,
+    pub inbox: Inbox<ToCore>,
+    pub cores: Vec<Sender<ToCore>>,
+    pub control: Sender<ToControl>,
+    pub heartbeat: Arc<Heartbeat>,
+    pub guards: Arc<Guards>,
+}
+
+/// Turns of a core, for the watchdog: written by the core alone.
+#[derive(Debug, Default)]
+pub struct Heartbeat(CachePadded<AtomicU64>);
+
+impl Heartbeat {
+    pub fn turns(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn beat(&self) {
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(1),
+            Ordering::Relaxed,
+        );
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Reactor {
+    core: Core,
+    polling: Polling,
+    next_tick: Instant,
+    heartbeat: Arc<Heartbeat>,
+    // Neighbours.
+    inbox: Inbox<ToCore>,
+    cores: Vec<Outbox<ToCore>>,
+    control: Outbox<ToControl>,
+    barriers: Vec<Barrier>,
+    acknowledgements: Vec<barrier::Debt>,
+    next_barrier: u64,
+    // Connections.
+    poller: Poller,
+    ready: Vec<Ready>,
+    connections: Vec<Option<Connection>>,
+    free_connections: Vec<u32>,
+    generation: u32,
+    /// Connections without a session, oldest first.
+    greetings: VecDeque<ConnectionKey>,
+    greetings_max: usize,
+    /// Connections that have something to send.
+    dirty: Vec<u32>,
+    /// Errors of devices that were told since the last tick.
+    device_errors_told: u32,
+    /// The list of the turn before, to be used again.
+    spare_dirty: Vec<u32>,
+    scratch: Box<[u8]>,
+    // Sessions.
+    sessions: Vec<Option<Entry>>,
+    /// Sessions that wait for buffers or room.
+    waiting: VecDeque<SessionIndex>,
+    timeouts: Timeouts,
+    login_timeout: Duration,
+    login_limits: login::Limits,
+    random: fn(&mut [u8]),
+    /// Logins that made the engine panic; their connections were closed.
+    login_panics: u64,
+    admission: login::Admission,
+    // Logical units.
+    backends: backend::Set,
+    done: Vec<Completion>,
+    stopping: bool,
+    flushed: bool,
+    stopped: bool,
+    ended: bool,
+    /// Connections that a test keeps from going to the core of their session.
+    handoffs: Vec<(Core, Box<Handoff>)>,
+    // Last: everything that holds buffers goes before the pool.
+    lent: Lent,
+}
+
+impl Reactor {
+    /// Makes the core's queues and buffers. Call it on the core's own thread.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn new(plan: Plan) -> Result<Self, String> {
+        if let Some(cpu) = plan.cpu {
+            affinity::pin(cpu)?;
+        }
+        let pool = Pool::new(plan.pool_bytes, plan.pages).map_err(|error| error.to_string())?;
+        let mut backends = backend::Set::new(&plan.backend).map_err(|error| error.to_string())?;
+        let mut units = plan.units;
+        let troubles = attach(&mut backends, &plan.backings, &mut units);
+        let poller = poller(&plan.inbox, &backends).map_err(|error| format!("epoll: {error}"))?;
+        let now = clock::now();
+        let mut reactor = Self {
+            core: plan.core,
+            polling: plan.polling,
+            next_tick: now + TICK,
+            heartbeat: plan.heartbeat,
+            inbox: plan.inbox,
+            cores: plan.cores.into_iter().map(Outbox::new).collect(),
+            control: Outbox::new(plan.control),
+            barriers: Vec::new(),
+            acknowledgements: Vec::new(),
+            next_barrier: 0,
+            poller,
+            ready: Vec::with_capacity(crate::net::host::READY_MAX),
+            connections: Vec::new(),
+            free_connections: Vec::new(),
+            generation: 0,
+            greetings: VecDeque::new(),
+            greetings_max: plan.greetings_max,
+            dirty: Vec::with_capacity(64),
+            spare_dirty: Vec::with_capacity(64),
+            device_errors_told: 0,
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            sessions: Vec::new(),
+            waiting: VecDeque::new(),
+            timeouts: plan.timeouts,
+            login_timeout: plan.login_timeout,
+            login_limits: plan.login_limits,
+            random: plan.random,
+            login_panics: 0,
+            admission: login::Admission::Open,
+            backends,
+            done: Vec::with_capacity(256),
+            stopping: false,
+            flushed: false,
+            stopped: false,
+            ended: false,
+            handoffs: Vec::new(),
+            lent: Lent {
+                now,
+                pool,
+                floor: 0,
+                units,
+                nodes: plan.nodes,
+                guards: plan.guards,
+                requests: Vec::with_capacity(256),
+                effects: Vec::new(),
+                data_in: ParameterData::new(),
+            },
+        };
+        for trouble in troubles {
+            reactor.tell(trouble);
+        }
+        Ok(reactor)
+    }
+
+    /// Turns until told to stop and nothing is outstanding.
+    pub fn run(mut self) {
+        // Nobody has slept yet: devices need not ring.
+        self.backends.after_sleep();
+        let mut last_work = self.lent.now;
+        while !self.ended {
+            if self.poll_once(None) {
+                last_work = self.lent.now;
+            } else if self.polling == Polling::Adaptive && self.lent.now - last_work > SPIN {
+                self.sleep();
+                last_work = self.lent.now;
+            }
+            if self.stopping && !self.stopped && self.is_finished() {
+                // It goes on turning until all have finished: others may wait for its word.
+                self.stopped = true;
+                self.control.send(ToControl::Stopped { core: self.core });
+            }
+        }
+        let pool = &self.lent.pool;
+        assert_eq!(
+            pool.available(),
+            pool.chunks(),
+            "every buffer and every promise of one has come back"
+        );
+    }
+
+    /// One turn: everything that is due, in the order of the picture above. `wait` bounds how long
+    /// it waits for something to happen. `true`: there was work.
+    pub fn poll_once(&mut self, wait: Option<Duration>) -> bool {
+        self.poller
+            .poll(wait, &mut self.ready)
+            .expect("epoll_wait fails only on what this process does wrong");
+        self.lent.now = clock::now();
+        self.heartbeat.beat();
+        let mut worked = self.drain_inbox();
+        worked |= self.receive_ready();
+        worked |= self.serve_devices();
+        self.serve_waiting();
+        self.run_effects();
+        self.settle_barriers();
+        self.flush();
+        self.tick();
+        self.retry_outboxes();
+        worked
+            || !self.dirty.is_empty()
+            || !self.lent.requests.is_empty()
+            || !self.lent.effects.is_empty()
+    }
+
+    /// Sleeps until a socket, a device, the inbox or the next timer wants something.
+    fn sleep(&mut self) {
+        let outboxes_wait = self.control.is_waiting() || self.cores.iter().any(Outbox::is_waiting);
+        if outboxes_wait || !self.inbox.prepare_sleep() {
+            return;
+        }
+        if !self.backends.before_sleep() {
+            self.inbox.awake();
+            return;
+        }
+        let idle = self.connections.iter().all(Option::is_none);
+        let timeout = if idle {
+            SLEEP_MAX
+        } else {
+            self.next_tick.saturating_duration_since(self.lent.now)
+        };
+        self.poll_once(Some(timeout));
+        self.backends.after_sleep();
+        self.inbox.awake();
+    }
+
+    fn drain_inbox(&mut self) -> bool {
+        let mut worked = false;
+        for _ in 0..INBOX_BURST {
+            let Some(message) = self.inbox.pop() else {
+                break;
+            };
+            worked = true;
+            match message {
+                ToCore::Accepted {
+                    stream,
+                    portal_group_tag,
+                } => self.greet(stream, portal_group_tag),
+                ToCore::Placed {
+                    key,
+                    verdict,
+                    order,
+                    name,
+                } => self.placed(key, verdict, order, name),
+                ToCore::Handoff(handoff) => self.place(handoff),
+                ToCore::Forgotten { tsih } => self.forgotten(tsih),
+                ToCore::Abandoned { name, tsih, order } => self.abandoned(&name, tsih, order),
+                ToCore::Barrier { from, id, work } => self.barrier_asked(from, id, work),
+                ToCore::Acknowledged { id } => self.barrier_acknowledged(id),
+                ToCore::Quiesce { seconds } => self.quiesce(seconds),
+                ToCore::Stop => self.stop(),
+                ToCore::End => self.ended = true,
+            }
+        }
+        worked
+    }
+
+    /// Submits what the engines asked for and tells them what has ended, to the end of what devices
+    /// complete at once.
+    fn serve_devices(&mut self) -> bool {
+        let mut worked = false;
+        for _ in 0..DEVICE_ROUNDS {
+            for Request {
+                unit, operation, ..
+            } in &self.lent.requests
+            {
+                // All of a turn's blocks are on their way into the cache before the first is
+                // copied.
+                let (lba, blocks) = operation.range();
+                self.backends.prefetch(*unit, lba, blocks);
+            }
+            for request in self.lent.requests.drain(..) {
+                self.backends.submit(request);
+            }
+            self.backends.kick(self.lent.now);
+            self.backends.poll(&mut self.done);
+            if self.done.is_empty() {
+                break;
+            }
+            worked = true;
+            let mut done = std::mem::take(&mut self.done);
+            for completion in done.drain(..) {
+                self.completed(completion);
+            }
+            self.done = done;
+        }
+        worked
+    }
+
+    fn completed(&mut self, completion: Completion) {
+        let Completion { token, result, buf } = completion;
+        let tag = token.finish();
+        if tag == FLUSH_AT_END {
+            if let Err(error) = result {
+                self.tell(Event::Trouble(format!("the last flush failed: {error:?}")));
+            }
+            return;
+        }
+        let (index, task) = session::unpack(tag);
+        let at = usize::from(index.0);
+        let Some(entry) = self.sessions.get_mut(at).and_then(Option::as_mut) else {
+            unreachable!("a session stays until its requests have ended");
+        };
+        if let Err(error) = result
+            && self.device_errors_told < DEVICE_ERRORS_PER_TICK
+            && let Some(unit) = entry.session.unit_of_task(task)
+        {
+            self.device_errors_told += 1;
+            let event = Event::DeviceError { unit, error };
+            self.control.send(ToControl::Tell(Box::new(event)));
+        }
+        entry
+            .session
+            .complete(&mut self.lent.env(), task, result, buf);
+        self.after_session(index);
+    }
+
+    /// Applies what sessions asked of all cores.
+    fn run_effects(&mut self) {
+        for effect in std::mem::take(&mut self.lent.effects) {
+            self.begin_barrier(effect);
+        }
+    }
+
+    fn retry_outboxes(&mut self) {
+        if !self.handoffs.is_empty() {
+            self.release_handoffs();
+        }
+        for outbox in &mut self.cores {
+            outbox.retry();
+        }
+        self.control.retry();
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.control.send(ToControl::Tell(Box::new(event)));
+    }
+
+    fn tick(&mut self) {
+        if self.lent.now < self.next_tick {
+            return;
+        }
+        self.next_tick = self.lent.now + TICK;
+        self.device_errors_told = 0;
+        self.tick_connections();
+        self.tick_sessions();
+    }
+
+    fn quiesce(&mut self, seconds: u16) {
+        self.admission = login::Admission::ShuttingDown;
+        for entry in self.sessions.iter_mut().flatten() {
+            entry.session.ask_to_log_out(seconds);
+        }
+        for at in 0..self.sessions.len() {
+            if self.sessions[at].is_some() {
+                self.after_session(SessionIndex(u16::try_from(at).expect("a table of u16")));
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        self.admission = login::Admission::ShuttingDown;
+        self.stopping = true;
+        self.close_all("the daemon stops");
+    }
+
+    /// Nothing is outstanding any more, and what was written is on the medium.
+    fn is_finished(&mut self) -> bool {
+        let quiet = self.sessions.iter().all(Option::is_none)
+            && self.backends.in_flight() == 0
+            && self.lent.requests.is_empty();
+        if !quiet || self.flushed {
+            return quiet;
+        }
+        self.flushed = true;
+        for (index, unit) in self.lent.units.iter().enumerate() {
+            if unit.ready() == ReadyState::Ready && !unit.read_only() {
+                let unit = UnitIndex(u16::try_from(index).expect("attached by such an index"));
+                let token = Token::new(FLUSH_AT_END);
+                let operation = Operation::Flush;
+                self.lent.requests.push(Request {
+                    unit,
+                    operation,
+                    token,
+                });
+            }
+        }
+        self.lent.requests.is_empty()
+    }
+}
+
+/// A poller that wakes for messages and for devices.
+fn poller(inbox: &Inbox<ToCore>, backends: &backend::Set) -> std::io::Result<Poller> {
+    let poller = Poller::new()?;
+    poller.add(&inbox.doorbell(), DOORBELL)?;
+    for fd in backends.wake_fds() {
+        poller.add(&fd, DEVICES)?;
+    }
+    Ok(poller)
+}
+
+/// Attaches what can be attached. A unit whose device this core cannot drive is not ready here, and
+/// the rest is served.
+fn attach(
+    backends: &mut backend::Set,
+    backings: &[Option<Arc<Backing>>],
+    units: &mut [LogicalUnit],
+) -> Vec<Event> {
+    let mut troubles = Vec::new();
+    for (index, (backing, unit)) in backings.iter().zip(units).enumerate() {
+        let Some(backing) = backing else { continue };
+        let at = UnitIndex(u16::try_from(index).expect("the configuration bounds the units"));
+        if let Err(error) = backends.attach(at, backing) {
+            unit.set_ready(ReadyState::NotReady(NotReadyReason::Failed));
+            troubles.push(Event::Trouble(format!("NOT READY: {error}")));
+        }
+    }
+    troubles
+}
+
+/// The tag of a flush that no session asked for. Sessions never have index 65535.
+const FLUSH_AT_END: u64 = u64::MAX;
+/// Keys of the poller that are not connections.
+const DOORBELL: u64 = u64::MAX;
+const DEVICES: u64 = u64::MAX - 1;
