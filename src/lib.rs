@@ -20,6 +20,7 @@
 //! whom.
 
 pub mod backend;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;

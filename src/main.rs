@@ -1,0 +1,7 @@
+//! The `iiblockdaemon` program: everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    iiblockdaemon::cli::main()
+}
