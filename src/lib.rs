@@ -32,3 +32,5 @@ pub mod pdu;
 pub mod reactor;
 pub mod scsi;
 pub mod state;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
