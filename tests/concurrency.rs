@@ -1,0 +1,26 @@
+//! What must hold between sessions, cores and devices: task management, reinstatement, the end.
+//!
+//! Writes are held at the device, so that each test decides what is under way when. Every guard
+//! that is tested here is also taken away once, and the same check must then notice: a check
+//! returns what it saw, one test wants the good answer, the other the bad one.
+//!
+//! `aborts` and `resets`: task management. `reinstatement`: logins that supersede. `endings`:
+//! logout and the stop of the daemon. `acts`: what all of them do.
+
+#![expect(
+    clippy::tests_outside_test_module,
+    reason = "this whole file is a test"
+)]
+
+#[path = "concurrency/aborts.rs"]
+mod aborts;
+#[path = "concurrency/acts.rs"]
+mod acts;
+#[path = "concurrency/endings.rs"]
+mod endings;
+#[path = "concurrency/reinstatement.rs"]
+mod reinstatement;
+#[path = "concurrency/resets.rs"]
+mod resets;
+#[path = "common/served.rs"]
+mod served;
