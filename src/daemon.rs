@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{error, info, warn};
 
-use crate::backend::{self, Backing};
+use crate::backend::{self, Backing, UnitIndex};
 use crate::config::{Config, CoreList, Placement, Poll};
 use crate::control::directory::Directory;
 use crate::control::ring::{Inbox, Outbox, Sender, inbox};
@@ -34,6 +34,7 @@ use crate::iscsi::session::{Guards, Timeouts};
 use crate::net::{Listener, Poller, Ready, Stream};
 use crate::reactor::message::{ToControl, ToCore};
 use crate::reactor::{Heartbeat, Plan, Polling, Reactor, affinity, clock, fill_random};
+use crate::scsi::NonVolatile;
 use crate::state::StateDir;
 use narrator::Narrator;
 
@@ -218,8 +219,9 @@ pub struct Daemon {
     watchdog: Option<Duration>,
     next_watchdog: Instant,
     last_turns: Vec<u64>,
-    // Held as long as the daemon runs.
-    _state: StateDir,
+    /// By unit: under which name its state is kept.
+    unit_uuids: Vec<[u8; 16]>,
+    state: StateDir,
 }
 
 #[derive(Debug)]
@@ -277,6 +279,8 @@ impl Daemon {
         let nodes = build::nodes(config, &listeners)?;
         let (inbox, own) = inbox().map_err(|error| StartError::new(error.to_string()))?;
         let cpus = cpus(config)?;
+        let uuid = |unit: &crate::scsi::LogicalUnit| *unit.identity().uuid();
+        let unit_uuids = units.replicas.iter().map(uuid).collect();
         let cores = Self::start_cores(config, &cpus, &units, &nodes, &own, hooks)?;
         let mut poller = Poller::new().map_err(|error| StartError::new(error.to_string()))?;
         watch(&mut poller, &listeners, &inbox)?;
@@ -306,7 +310,8 @@ impl Daemon {
             next_watchdog: clock::now(),
             last_turns: vec![0; cores.len()],
             cores,
-            _state: state,
+            unit_uuids,
+            state,
         })
     }
 
@@ -550,10 +555,22 @@ impl Daemon {
                     self.cores[to].connections += 1;
                 }
                 ToControl::Tell(event) => self.narrator.tell(*event, now),
+                ToControl::Save { unit, core, state } => self.save(unit, core, &state),
                 ToControl::Stopped { core } => self.cores[core].stopped = true,
                 ToControl::Shutdown => self.shut_down(now),
             }
         }
+    }
+
+    /// Writes what a unit's home has decided, and tells it.
+    fn save(&mut self, unit: UnitIndex, core: usize, state: &NonVolatile) {
+        let uuid = &self.unit_uuids[usize::from(unit.0)];
+        let kept = self.state.keep_unit(uuid, state);
+        if let Err(error) = &kept {
+            error!("a change of a logical unit is refused, it cannot be kept: {error}");
+        }
+        let saved = kept.is_ok();
+        self.cores[core].outbox.send(ToCore::Saved { unit, saved });
     }
 
     /// The first call ends the daemon in order, the second at once.

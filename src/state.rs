@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 mod identity;
+mod unit;
 
 pub use identity::{Identities, Identity};
 

@@ -76,9 +76,9 @@ pub(super) fn units(config: &Config, state: &StateDir, hooks: &Hooks) -> Result<
                     block_size = info.block_size,
                     "backing object opened"
                 );
-                units
-                    .replicas
-                    .push(LogicalUnit::new(identity, info, unit.read_only));
+                let mut replica = LogicalUnit::new(identity, info, unit.read_only);
+                restore(&mut replica, unit, state)?;
+                units.replicas.push(replica);
                 units.backings.push(Some(backing));
             }
             Err(error) => {
@@ -86,15 +86,27 @@ pub(super) fn units(config: &Config, state: &StateDir, hooks: &Hooks) -> Result<
                     "NOT READY: logical_unit \"{}\": backend: {error}",
                     unit.name
                 );
-                units.replicas.push(LogicalUnit::without_device(
-                    identity,
-                    NotReadyReason::Missing,
-                ));
+                let mut replica = LogicalUnit::without_device(identity, NotReadyReason::Missing);
+                restore(&mut replica, unit, state)?;
+                units.replicas.push(replica);
                 units.backings.push(None);
             }
         }
     }
     Ok(units)
+}
+
+/// Gives a unit what was kept of it.
+fn restore(
+    replica: &mut LogicalUnit,
+    unit: &config::LogicalUnit,
+    state: &StateDir,
+) -> Result<(), StartError> {
+    let kept = state
+        .unit(replica.identity().uuid())
+        .map_err(|error| StartError::new(format!("logical_unit \"{}\": {error}", unit.name)))?;
+    replica.restore(kept);
+    Ok(())
 }
 
 fn spec(unit: &config::LogicalUnit) -> Spec {

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use super::Reactor;
 use super::message::{ToCore, Work};
+use crate::backend::UnitIndex;
 use crate::control::directory::Core;
-use crate::iscsi::session::{Effect, Guard, ResetScope, SessionIndex, TaskId};
-use crate::scsi::Change;
+use crate::iscsi::session::{Guard, ResetScope, SessionIndex};
+use crate::scsi::{Nexus, Whom};
 
 /// A barrier that this core started.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub(super) struct Barrier {
     then: Then,
 }
 
-/// Whom to tell when a barrier is down.
+/// What to do when a barrier is down.
 #[derive(Debug)]
 enum Then {
     Reset {
@@ -30,55 +31,50 @@ enum Then {
         /// The session may be gone by then, and its place another's.
         tsih: u16,
         management: u32,
+        units: Vec<UnitIndex>,
+        by: Arc<Nexus>,
     },
-    Change {
-        session: SessionIndex,
-        task: TaskId,
-    },
+    Decided(UnitIndex),
 }
 
-/// An acknowledgement that this core owes.
+/// An acknowledgement that this core owes, when nothing that was aborted at these units is at a
+/// device.
 #[derive(Debug)]
 pub(super) struct Debt {
     to: Core,
     id: u64,
-    scope: Arc<ResetScope>,
+    units: Vec<UnitIndex>,
+    /// Aborted tasks that wait for an answer of their unit's home count too.
+    asked: bool,
 }
 
 impl Reactor {
-    /// A session asks for something on every core.
-    pub(super) fn begin_barrier(&mut self, effect: Effect) {
-        let (then, work, by) = match effect {
-            Effect::Reset {
-                session,
-                management,
-                scope,
-            } => {
-                let Some(tsih) = self.entry(session).map(|entry| entry.tsih) else {
-                    return;
-                };
-                let work = Work::Reset(Arc::new(scope));
-                (
-                    Then::Reset {
-                        session,
-                        tsih,
-                        management,
-                    },
-                    work,
-                    Some(session),
-                )
-            }
-            Effect::Change {
-                session,
-                task,
-                unit,
-                change,
-            } => (
-                Then::Change { session, task },
-                Work::Change { unit, change },
-                None,
-            ),
+    /// A session asks for a reset.
+    pub(super) fn begin_reset(
+        &mut self,
+        session: SessionIndex,
+        management: u32,
+        scope: ResetScope,
+    ) {
+        let Some(entry) = self.entry(session) else {
+            return;
         };
+        let then = Then::Reset {
+            session,
+            tsih: entry.tsih,
+            management,
+            units: scope.units.clone(),
+            by: Arc::clone(entry.session.i_t()),
+        };
+        self.begin_barrier(then, Work::Reset(Arc::new(scope)), Some(session));
+    }
+
+    /// This core, a unit's home, has decided something.
+    pub(super) fn begin_decided(&mut self, unit: UnitIndex, work: Work) {
+        self.begin_barrier(Then::Decided(unit), work, None);
+    }
+
+    fn begin_barrier(&mut self, then: Then, work: Work, by: Option<SessionIndex>) {
         self.next_barrier += 1;
         let id = self.next_barrier;
         self.barriers.push(Barrier {
@@ -107,24 +103,29 @@ impl Reactor {
     /// Does the work; the acknowledgement follows at once or when devices have let go.
     fn work(&mut self, from: Core, id: u64, work: Work, by: Option<SessionIndex>) {
         match work {
-            Work::Change { unit, change } => {
-                if let Some(unit) = self.lent.units.get_mut(usize::from(unit.0)) {
-                    unit.apply(change);
-                }
-                self.acknowledge(from, id);
+            Work::Decided {
+                unit,
+                decision,
+                asker,
+            } => {
+                self.apply_decision(unit, &decision, asker);
+                self.acknowledgements.push(Debt {
+                    to: from,
+                    id,
+                    units: match decision.abort {
+                        Whom::Nobody => Vec::new(),
+                        _ => vec![unit],
+                    },
+                    asked: false,
+                });
             }
             Work::Reset(scope) => {
-                for unit in &scope.units {
-                    if let Some(unit) = self.lent.units.get_mut(usize::from(unit.0)) {
-                        // SBC-3 §4.20: a reset brings a stopped unit back.
-                        unit.apply(Change::Started(true));
-                    }
-                }
                 self.reset_sessions(&scope, by);
                 self.acknowledgements.push(Debt {
                     to: from,
                     id,
-                    scope,
+                    units: scope.units.clone(),
+                    asked: true,
                 });
             }
         }
@@ -165,13 +166,13 @@ impl Reactor {
     pub(super) fn settle_barriers(&mut self) {
         let mut at = 0;
         while at < self.acknowledgements.len() {
-            let units = &self.acknowledgements[at].scope.units;
+            let Debt { units, asked, .. } = &self.acknowledgements[at];
             let waits = self.lent.guards.hold(Guard::CoreWaitsForDevice)
                 && self
                     .sessions
                     .iter()
                     .flatten()
-                    .any(|entry| entry.session.is_aborting(units));
+                    .any(|entry| entry.session.is_aborting(units, *asked));
             if waits {
                 at += 1;
             } else {
@@ -182,11 +183,7 @@ impl Reactor {
     }
 
     fn acknowledge(&mut self, to: Core, id: u64) {
-        if to == self.core {
-            self.barrier_acknowledged(id);
-        } else {
-            self.cores[to].send(ToCore::Acknowledged { id });
-        }
+        self.send_to(to, ToCore::Acknowledged { id });
     }
 
     /// A core has done the work of a barrier of ours.
@@ -199,21 +196,15 @@ impl Reactor {
             return;
         }
         let Barrier { then, .. } = self.barriers.remove(at);
-        let (Then::Reset { session, .. } | Then::Change { session, .. }) = then;
-        let Some(entry) = self.sessions[usize::from(session.0)].as_mut() else {
-            return;
-        };
-        let env = &mut self.lent.env();
         match then {
             Then::Reset {
-                tsih, management, ..
-            } => {
-                if entry.tsih == tsih {
-                    entry.session.reset_done(env, management);
-                }
-            }
-            Then::Change { task, .. } => entry.session.changed(env, task),
+                session,
+                tsih,
+                management,
+                units,
+                by,
+            } => self.reset_units(&units, &by, (session, tsih, management)),
+            Then::Decided(unit) => self.decided(unit),
         }
-        self.after_session(session);
     }
 }

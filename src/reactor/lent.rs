@@ -12,6 +12,8 @@ use crate::scsi::{LogicalUnit, ParameterData};
 #[derive(Debug)]
 pub(super) struct Lent {
     pub(super) now: Instant,
+    /// See [`Env::unix_ms`].
+    pub(super) unix_ms: u64,
     pub(super) pool: Pool,
     /// See [`Env::floor`]; kept by whoever adds and removes sessions.
     pub(super) floor: usize,
@@ -27,6 +29,7 @@ impl Lent {
     pub(super) fn env(&mut self) -> Env<'_> {
         Env {
             now: self.now,
+            unix_ms: self.unix_ms,
             pool: &self.pool,
             floor: self.floor,
             units: &mut self.units,

@@ -9,10 +9,10 @@ use crate::backend::UnitIndex;
 use crate::control::directory::{Admission, Core, SessionName, Verdict};
 use crate::control::event::Event;
 use crate::iscsi::negotiated::Negotiated;
-use crate::iscsi::session::ResetScope;
+use crate::iscsi::session::{ResetScope, SessionIndex, TaskId};
 use crate::net::Stream;
 use crate::pdu::LoginResponse;
-use crate::scsi::Change;
+use crate::scsi::{Change, Decision, Nexus, NonVolatile, Outcome};
 
 /// Names a connection of a core, now and never again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +46,28 @@ pub enum ToCore {
     },
     /// The session of this TSIH has opened after a later login had taken its place: end it.
     Forgotten { tsih: u16 },
+    /// To a unit's home: decide about this.
+    Asked { unit: UnitIndex, ask: Box<Ask> },
+    /// From a unit's home: what was asked for has been done or refused.
+    Answered {
+        asker: Asker,
+        result: Result<(), Outcome>,
+    },
+    /// To a unit's home: what a decision left is on disk, or could not be written.
+    Saved { unit: UnitIndex, saved: bool },
+    /// To a unit's home: let nobody else change these blocks.
+    FreezeAsked { freeze: Freeze },
+    /// From a unit's home: hold what others submit for these blocks, and acknowledge when nothing
+    /// of it is at a device.
+    Freeze { freeze: Freeze },
+    /// To a unit's home: a core holds these blocks.
+    FreezeAcknowledged { freeze: Freeze },
+    /// From a unit's home: all cores hold them.
+    Frozen { owner: Owner },
+    /// To a unit's home: the owner has finished.
+    ThawAsked { unit: UnitIndex, owner: Owner },
+    /// From a unit's home: let go.
+    Thaw { unit: UnitIndex, owner: Owner },
     /// Do this and acknowledge to `from`.
     Barrier { from: Core, id: u64, work: Work },
     /// A core has done the work of barrier `id`.
@@ -62,7 +84,56 @@ pub enum ToCore {
 #[derive(Clone, Debug)]
 pub enum Work {
     Reset(Arc<ResetScope>),
-    Change { unit: UnitIndex, change: Change },
+    /// Apply what the home of `unit` has decided.
+    Decided {
+        unit: UnitIndex,
+        decision: Arc<Decision>,
+        asker: Asker,
+    },
+}
+
+/// Something that a unit's home is asked for.
+#[derive(Debug)]
+pub struct Ask {
+    pub asker: Asker,
+    pub change: Change,
+    pub by: Arc<Nexus>,
+}
+
+/// Who waits for a home's answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asker {
+    /// A task of a session.
+    Task(Owner),
+    /// The reset `id` of a core.
+    Reset { core: Core, id: u64 },
+    /// Nobody.
+    None,
+}
+
+/// A task, among those of all cores.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Owner {
+    pub core: Core,
+    pub session: SessionIndex,
+    pub task: TaskId,
+}
+
+/// Blocks of a unit that only one task may change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Freeze {
+    pub unit: UnitIndex,
+    pub lba: u64,
+    pub blocks: u64,
+    pub owner: Owner,
+}
+
+impl Freeze {
+    pub fn overlaps(&self, unit: UnitIndex, lba: u64, blocks: u64) -> bool {
+        self.unit == unit
+            && self.lba < lba.saturating_add(blocks)
+            && lba < self.lba.saturating_add(self.blocks)
+    }
 }
 
 /// To the control thread.
@@ -93,6 +164,12 @@ pub enum ToControl {
         to: Core,
     },
     Tell(Box<Event>),
+    /// Write this and tell `core`, the unit's home.
+    Save {
+        unit: UnitIndex,
+        core: Core,
+        state: Box<NonVolatile>,
+    },
     /// End the daemon: in order the first time, at once the second.
     Shutdown,
     /// A core has ended, with nothing outstanding.

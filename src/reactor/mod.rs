@@ -8,13 +8,16 @@
 //! Every step is bounded by a named constant. Time is read once per turn.
 //!
 //! Files: `connections` (sockets, greeting, receive and send), `sessions` (placement,
-//! reinstatement, ends), `barrier` (what every core must do before an answer), `message`, `clock`,
+//! reinstatement, ends), `barrier` (what every core must do before an answer), `home` (who decides
+//! about a unit's changes), `freeze` (blocks that one task alone changes), `message`, `clock`,
 //! `affinity`.
 
 pub mod affinity;
 mod barrier;
 pub mod clock;
 mod connections;
+mod freeze;
+mod home;
 mod lent;
 pub mod message;
 mod sessions;
@@ -32,15 +35,16 @@ use crate::control::event::Event;
 use crate::control::ring::{Inbox, Outbox, Sender};
 use crate::iscsi::login;
 use crate::iscsi::node::Nodes;
-use crate::iscsi::session::{self, Guards, SessionIndex, Timeouts};
+use crate::iscsi::session::{self, Effect, Guards, SessionIndex, Timeouts};
 use crate::mem::{Pages, Pool};
 use crate::net::{Poller, Ready};
 use crate::scsi::{LogicalUnit, NotReadyReason, ParameterData, ReadyState};
 use barrier::Barrier;
 use connections::Connection;
 pub use connections::fill_random;
+use home::{Home, PendingReset};
 use lent::Lent;
-use message::{ConnectionKey, Handoff, ToControl, ToCore};
+use message::{ConnectionKey, Freeze, Handoff, Owner, ToControl, ToCore};
 use sessions::Entry;
 
 /// Messages taken from the inbox in one turn.
@@ -48,6 +52,8 @@ const INBOX_BURST: usize = 64;
 /// Rounds of submitting and reaping in one turn; a device that completes at once is served to the
 /// end of what one turn brought.
 const DEVICE_ROUNDS: usize = 8;
+/// Rounds of messages of a core to itself in one turn; what is left is for the next.
+const LOCAL_ROUNDS: usize = 16;
 /// Bytes received from one connection in one turn: with it the scratch stays in a core's own cache.
 const SCRATCH_BYTES: usize = 256 * 1024;
 /// Errors of devices that one core tells between two ticks.
@@ -125,6 +131,16 @@ pub struct Reactor {
     barriers: Vec<Barrier>,
     acknowledgements: Vec<barrier::Debt>,
     next_barrier: u64,
+    /// Messages of this core to itself.
+    local: VecDeque<ToCore>,
+    /// By unit; used where this core is the unit's home.
+    homes: Vec<Home>,
+    resets: Vec<PendingReset>,
+    /// Blocks that only their owners change.
+    frozen: Vec<freeze::Held>,
+    /// Requests of others for such blocks.
+    held: Vec<Request>,
+    calendar: clock::Calendar,
     // Connections.
     poller: Poller,
     ready: Vec<Ready>,
@@ -180,6 +196,7 @@ impl Reactor {
         let troubles = attach(&mut backends, &plan.backings, &mut units);
         let poller = poller(&plan.inbox, &backends).map_err(|error| format!("epoll: {error}"))?;
         let now = clock::now();
+        let calendar = clock::Calendar::read();
         let mut reactor = Self {
             core: plan.core,
             polling: plan.polling,
@@ -191,6 +208,12 @@ impl Reactor {
             barriers: Vec::new(),
             acknowledgements: Vec::new(),
             next_barrier: 0,
+            local: VecDeque::new(),
+            homes: units.iter().map(|_| Home::default()).collect(),
+            resets: Vec::new(),
+            frozen: Vec::new(),
+            held: Vec::new(),
+            calendar,
             poller,
             ready: Vec::with_capacity(crate::net::host::READY_MAX),
             connections: Vec::new(),
@@ -219,6 +242,7 @@ impl Reactor {
             handoffs: Vec::new(),
             lent: Lent {
                 now,
+                unix_ms: calendar.unix_ms(now),
                 pool,
                 floor: 0,
                 units,
@@ -268,13 +292,13 @@ impl Reactor {
             .poll(wait, &mut self.ready)
             .expect("epoll_wait fails only on what this process does wrong");
         self.lent.now = clock::now();
+        self.lent.unix_ms = self.calendar.unix_ms(self.lent.now);
         self.heartbeat.beat();
         let mut worked = self.drain_inbox();
         worked |= self.receive_ready();
         worked |= self.serve_devices();
         self.serve_waiting();
-        self.run_effects();
-        self.settle_barriers();
+        self.serve_neighbours();
         self.flush();
         self.tick();
         self.retry_outboxes();
@@ -282,6 +306,7 @@ impl Reactor {
             || !self.dirty.is_empty()
             || !self.lent.requests.is_empty()
             || !self.lent.effects.is_empty()
+            || !self.local.is_empty()
     }
 
     /// Sleeps until a socket, a device, the inbox or the next timer wants something.
@@ -312,28 +337,58 @@ impl Reactor {
                 break;
             };
             worked = true;
-            match message {
-                ToCore::Accepted {
-                    stream,
-                    portal_group_tag,
-                } => self.greet(stream, portal_group_tag),
-                ToCore::Placed {
-                    key,
-                    verdict,
-                    order,
-                    name,
-                } => self.placed(key, verdict, order, name),
-                ToCore::Handoff(handoff) => self.place(handoff),
-                ToCore::Forgotten { tsih } => self.forgotten(tsih),
-                ToCore::Abandoned { name, tsih, order } => self.abandoned(&name, tsih, order),
-                ToCore::Barrier { from, id, work } => self.barrier_asked(from, id, work),
-                ToCore::Acknowledged { id } => self.barrier_acknowledged(id),
-                ToCore::Quiesce { seconds } => self.quiesce(seconds),
-                ToCore::Stop => self.stop(),
-                ToCore::End => self.ended = true,
-            }
+            self.handle(message);
         }
         worked
+    }
+
+    fn handle(&mut self, message: ToCore) {
+        match message {
+            ToCore::Accepted {
+                stream,
+                portal_group_tag,
+            } => self.greet(stream, portal_group_tag),
+            ToCore::Placed {
+                key,
+                verdict,
+                order,
+                name,
+            } => self.placed(key, verdict, order, name),
+            ToCore::Handoff(handoff) => self.place(handoff),
+            ToCore::Forgotten { tsih } => self.forgotten(tsih),
+            ToCore::Abandoned { name, tsih, order } => self.abandoned(&name, tsih, order),
+            ToCore::Barrier { from, id, work } => self.barrier_asked(from, id, work),
+            ToCore::Acknowledged { id } => self.barrier_acknowledged(id),
+            ToCore::Quiesce { seconds } => self.quiesce(seconds),
+            ToCore::Stop => self.stop(),
+            ToCore::End => self.ended = true,
+            ToCore::Asked { unit, ask } => self.asked(unit, *ask),
+            ToCore::Answered { asker, result } => self.answered(asker, result),
+            ToCore::Saved { unit, saved } => self.saved(unit, saved),
+            ToCore::FreezeAsked { freeze } => self.freeze_asked(freeze),
+            ToCore::Freeze { freeze } => self.freeze(freeze),
+            ToCore::FreezeAcknowledged { freeze } => self.freeze_acknowledged(freeze),
+            ToCore::Frozen { owner } => self.frozen(owner),
+            ToCore::ThawAsked { unit, owner } => self.thaw_asked(unit, owner),
+            ToCore::Thaw { unit, owner } => self.thaw(unit, owner),
+        }
+    }
+
+    /// Asks other cores for what sessions want, and does what this core owes to others and to
+    /// itself.
+    fn serve_neighbours(&mut self) {
+        for _ in 0..LOCAL_ROUNDS {
+            self.run_effects();
+            self.settle_barriers();
+            self.settle_freezes();
+            if self.local.is_empty() {
+                return;
+            }
+            for _ in 0..self.local.len() {
+                let message = self.local.pop_front().expect("counted");
+                self.handle(message);
+            }
+        }
     }
 
     /// Submits what the engines asked for and tells them what has ended, to the end of what devices
@@ -351,7 +406,11 @@ impl Reactor {
                 self.backends.prefetch(*unit, lba, blocks);
             }
             for request in self.lent.requests.drain(..) {
-                self.backends.submit(request);
+                if !self.frozen.is_empty() && freeze::is_held(&self.frozen, self.core, &request) {
+                    self.held.push(request);
+                } else {
+                    self.backends.submit(request);
+                }
             }
             self.backends.kick(self.lent.now);
             self.backends.poll(&mut self.done);
@@ -396,10 +455,55 @@ impl Reactor {
         self.after_session(index);
     }
 
-    /// Applies what sessions asked of all cores.
+    /// Passes on what sessions ask of all cores.
     fn run_effects(&mut self) {
+        let core = self.core;
         for effect in std::mem::take(&mut self.lent.effects) {
-            self.begin_barrier(effect);
+            match effect {
+                Effect::Change {
+                    session,
+                    task,
+                    unit,
+                    change,
+                    by,
+                } => self.ask_for_task((session, task), unit, change, by),
+                Effect::Freeze {
+                    session,
+                    task,
+                    unit,
+                    lba,
+                    blocks,
+                } => {
+                    let owner = Owner {
+                        core,
+                        session,
+                        task,
+                    };
+                    self.ask_to_freeze(Freeze {
+                        unit,
+                        lba,
+                        blocks,
+                        owner,
+                    });
+                }
+                Effect::Thaw {
+                    session,
+                    task,
+                    unit,
+                } => {
+                    let owner = Owner {
+                        core,
+                        session,
+                        task,
+                    };
+                    self.ask_to_thaw(unit, owner);
+                }
+                Effect::Reset {
+                    session,
+                    management,
+                    scope,
+                } => self.begin_reset(session, management, scope),
+            }
         }
     }
 
@@ -423,6 +527,7 @@ impl Reactor {
         }
         self.next_tick = self.lent.now + TICK;
         self.device_errors_told = 0;
+        self.calendar = clock::Calendar::read();
         self.tick_connections();
         self.tick_sessions();
     }

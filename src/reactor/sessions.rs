@@ -519,7 +519,10 @@ impl Reactor {
             }
             successor => {
                 let entry = self.sessions[at].take().expect("it is there");
+                let i_t = std::sync::Arc::clone(entry.session.i_t());
+                let units: Vec<_> = entry.session.units().collect();
                 entry.session.close(&mut self.lent.env());
+                self.nexus_lost(&units, &i_t);
                 self.update_floor();
                 self.control.send(ToControl::Ended {
                     tsih: entry.tsih,

@@ -15,7 +15,9 @@
 #![forbid(unsafe_code)]
 
 pub mod cdb;
+pub mod change;
 pub mod lun;
+pub mod nexus;
 pub mod opcodes;
 pub mod parameter;
 pub mod sbc;
@@ -29,11 +31,11 @@ pub mod unit_attention;
 mod testbed;
 
 pub use cdb::Cdb;
+pub use change::{Change, Decision, NonVolatile, Update};
 pub use lun::{LunAddress, WellKnownLun};
+pub use nexus::{InitiatorPort, MappedLun, Nexus, Whom};
 pub use parameter::ParameterData;
 pub use sense::{AdditionalSense, Sense, SenseKey, SenseSpecific};
-pub use task::{
-    Change, Command, Context, Event, Outcome, Status, Step, Task, TaskAttribute, Transfer,
-};
+pub use task::{Command, Context, Event, Outcome, Status, Step, Task, TaskAttribute, Transfer};
 pub use unit::{Identity, LogicalUnit, NotReadyReason, PortIdentity, ReadyState};
 pub use unit_attention::{NexusUnit, UnitAttention};

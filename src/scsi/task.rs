@@ -11,7 +11,11 @@
 //! `DmaBuf`s that it was given, and asks for all that it will ever need in one `Collect`, before it
 //! has any, so that tasks do not wait for each other in a circle.
 
+use std::sync::Arc;
+
 use super::cdb::Cdb;
+use super::change::Change;
+use super::nexus::{MappedLun, Nexus};
 use super::opcodes::{self, Gates, Handler, Lookup};
 use super::parameter::ParameterData;
 use super::sbc::{read::Read, write::Write};
@@ -20,9 +24,9 @@ use super::sbc::{
     verify::Verify, write_same::WriteSame,
 };
 use super::sense::{AdditionalSense, Sense, SenseKey};
-use super::unit::{LogicalUnit, PortIdentity};
+use super::unit::LogicalUnit;
 use super::unit_attention::NexusUnit;
-use crate::backend::{IoError, Operation};
+use crate::backend::{IoError, Operation, UnitIndex};
 use crate::mem::DmaBuf;
 
 /// Most bytes that one READ, WRITE or VERIFY may move; the Block Limits page reports it, and a
@@ -42,11 +46,20 @@ pub enum Step {
     },
     /// Give this to the unit's device. Answer: [`Event::Completed`].
     Submit(Operation),
+    /// Give this to the device of another unit of the session's map. Answer:
+    /// [`Event::Completed`].
+    SubmitTo {
+        unit: UnitIndex,
+        operation: Operation,
+    },
+    /// From the answer to the end of the task nobody else changes these blocks of the unit, on any
+    /// core. A task does this once, with all its buffers in hand. Answer: [`Event::Frozen`].
+    Freeze { lba: u64, blocks: u64 },
     /// Read these blocks and send them as Data-In, in pieces as room allows, and no more bytes than
     /// the initiator takes: the last block may have to be cut. Answer: [`Event::Streamed`].
     Stream { lba: u64, blocks: u32 },
-    /// Apply this change on every core ([`LogicalUnit::apply`]). Answer: [`Event::Changed`], when
-    /// each has acknowledged.
+    /// Ask the unit's home core for this. Answer: [`Event::Changed`], when it was refused or every
+    /// core has applied it.
     Change(Change),
     /// The task is over. Parameter data, if any, stand in the context's `data_in`.
     Finish(Outcome),
@@ -79,7 +92,9 @@ pub enum Event {
         buf: Option<DmaBuf>,
     },
     Streamed(Result<(), IoError>),
-    Changed,
+    Frozen,
+    /// `Err`: the home core has refused, and the task ends like this.
+    Changed(Result<(), Outcome>),
 }
 
 impl Event {
@@ -94,13 +109,6 @@ impl Event {
             } | Self::Streamed(Err(IoError::Resource))
         )
     }
-}
-
-/// A change of a logical unit that every core must know before its command is answered.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Change {
-    /// START STOP UNIT: medium access is allowed (`true`) or answered NOT READY (`false`).
-    Started(bool),
 }
 
 /// SAM-5 status codes that we use.
@@ -161,15 +169,31 @@ pub struct Command {
 /// The world that a task runs in, lent for one call.
 #[derive(Debug)]
 pub struct Context<'a> {
-    /// This core's replica of the addressed unit; `None` when nothing is mapped at the LUN.
-    pub unit: Option<&'a mut LogicalUnit>,
-    /// What the session knows of the unit; `None` when nothing is mapped at the LUN.
-    pub nexus: Option<&'a mut NexusUnit>,
-    pub port: &'a PortIdentity,
-    /// LUNs that this initiator may see, ascending.
-    pub luns: &'a [u16],
+    /// This core's replicas of all units, by [`UnitIndex`].
+    pub units: &'a [LogicalUnit],
+    /// The LUNs that this initiator sees, ascending.
+    pub map: &'a mut [MappedLun],
+    /// The place in `map` of the LUN that is addressed; `None` when nothing is mapped there.
+    pub at: Option<u16>,
+    pub i_t: &'a Arc<Nexus>,
     /// Where parameter data go; cleared by the caller before `start`.
     pub data_in: &'a mut ParameterData,
+    /// Milliseconds since 1970-01-01 00:00 UTC, without leap seconds.
+    pub unix_ms: u64,
+}
+
+impl<'a> Context<'a> {
+    /// The addressed unit.
+    pub fn unit(&self) -> Option<&'a LogicalUnit> {
+        let mapped = self.map.get(usize::from(self.at?))?;
+        self.units.get(usize::from(mapped.unit.0))
+    }
+
+    /// What the session knows of the addressed unit.
+    pub fn nexus(&mut self) -> Option<&mut NexusUnit> {
+        let mapped = self.map.get_mut(usize::from(self.at?))?;
+        Some(&mut mapped.nexus)
+    }
 }
 
 /// What the CDB says will move, in bytes, whatever the initiator expects; the transport computes
@@ -185,7 +209,13 @@ pub enum Transfer {
 #[derive(Debug)]
 pub(super) struct UnitCall<'a> {
     pub(super) unit: &'a LogicalUnit,
+    pub(super) index: UnitIndex,
     pub(super) command: &'a Command,
+    /// All units and the LUNs of them that this initiator sees.
+    pub(super) units: &'a [LogicalUnit],
+    pub(super) map: &'a [MappedLun],
+    pub(super) i_t: &'a Arc<Nexus>,
+    pub(super) unix_ms: u64,
     /// The unit or its mapping forbids writes.
     pub(super) read_only: bool,
     pub(super) data_in: &'a mut ParameterData,
@@ -236,6 +266,10 @@ impl Task {
         if event.is_short_of_resources() {
             self.machine = Machine::Over;
             return Step::Finish(Outcome::busy());
+        }
+        if let Event::Changed(Err(outcome)) = event {
+            self.machine = Machine::Over;
+            return Step::Finish(outcome);
         }
         let step = match &mut self.machine {
             Machine::Over => panic!("a finished task was resumed with {event:?}"),
@@ -297,13 +331,14 @@ fn admit(cx: &mut Context<'_>, command: &Command) -> Begin {
         Lookup::Row(row) => (row.gates, matches!(row.handler, Handler::Target(_))),
         Lookup::UnknownServiceAction | Lookup::UnknownOpcode => (Gates::empty(), false),
     };
-    if cx.unit.is_none() && !target_wide {
+    let mapped = cx.at.and_then(|at| cx.map.get_mut(usize::from(at)));
+    if mapped.is_none() && !target_wide {
         return Err(Sense::illegal_request(
             AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED,
         ));
     }
     if !gates.contains(Gates::PASSES_UNIT_ATTENTION)
-        && let Some(condition) = cx.nexus.as_deref_mut().and_then(NexusUnit::take)
+        && let Some(condition) = mapped.and_then(|mapped| mapped.nexus.take())
     {
         return Err(condition.sense());
     }
@@ -318,7 +353,10 @@ fn admit(cx: &mut Context<'_>, command: &Command) -> Begin {
         Handler::Target(run) => return run(cx, command),
         Handler::Unit(run) => run,
     };
-    let Some(unit) = cx.unit.as_deref() else {
+    let mapped = cx.at.and_then(|at| cx.map.get(usize::from(at)));
+    let Some((mapped, unit)) =
+        mapped.and_then(|mapped| Some((mapped, cx.units.get(usize::from(mapped.unit.0))?)))
+    else {
         return Err(Sense::illegal_request(
             AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED,
         ));
@@ -332,7 +370,7 @@ fn admit(cx: &mut Context<'_>, command: &Command) -> Begin {
     if !row.available(unit) {
         return Err(unknown_opcode());
     }
-    let read_only = unit.read_only() || cx.nexus.as_deref().is_some_and(NexusUnit::read_only);
+    let read_only = unit.read_only() || mapped.nexus.read_only();
     if read_only && gates.contains(Gates::WRITES) {
         return Err(Sense::new(
             SenseKey::DataProtect,
@@ -341,7 +379,12 @@ fn admit(cx: &mut Context<'_>, command: &Command) -> Begin {
     }
     run(&mut UnitCall {
         unit,
+        index: mapped.unit,
         command,
+        units: cx.units,
+        map: cx.map,
+        i_t: cx.i_t,
+        unix_ms: cx.unix_ms,
         read_only,
         data_in: cx.data_in,
     })
@@ -360,6 +403,7 @@ pub(super) fn wrong_event(command: &str, event: &Event) -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scsi::change::Update;
     use crate::scsi::testbed::{self, Bench};
     use crate::scsi::unit::{NotReadyReason, ReadyState};
     use crate::scsi::unit_attention::UnitAttention;
@@ -414,7 +458,7 @@ mod tests {
     #[test]
     fn unit_attention_comes_before_not_ready_and_before_an_unknown_command() {
         let mut bench = Bench::new(8);
-        bench.unit.as_mut().unwrap().apply(Change::Started(false));
+        bench.unit.as_mut().unwrap().apply(&Update::Started(false));
         for cdb in [&TEST_UNIT_READY[..], &UNKNOWN] {
             bench.nexus.raise(UnitAttention::LogicalUnitReset);
             assert_eq!(bench.plain(cdb).sense().key, SenseKey::UnitAttention);

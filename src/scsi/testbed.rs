@@ -1,19 +1,26 @@
 //! What the tests of the commands stand on: a unit, a model of its disk, and a driver that carries
 //! out the steps of a task as transport and device would.
 
+use std::sync::Arc;
+
 use super::cdb::Cdb;
+use super::change::Change;
+use super::nexus::{InitiatorPort, MappedLun, Nexus};
 use super::parameter::ParameterData;
 use super::sense::{AdditionalSense, Sense, SenseKey};
 use super::task::{Command, Context, Event, Outcome, Status, Step, Task, TaskAttribute, Transfer};
 use super::unit::{Identity, LogicalUnit, PortIdentity};
 use super::unit_attention::NexusUnit;
-use crate::backend::{DeviceInfo, IoError, Operation};
+use crate::backend::{DeviceInfo, IoError, Operation, UnitIndex};
 use crate::mem::{DmaBuf, Pages, Pool};
 
 /// Steps that no command of a test comes near.
 const STEPS_MAX: usize = 10_000;
 
 const POOL_BYTES: usize = 8 * 1024 * 1024;
+
+/// The time that commands are told.
+const UNIX_MS: u64 = 1_767_225_600_000;
 
 pub(super) fn identity() -> Identity {
     Identity::new(
@@ -39,6 +46,13 @@ pub(super) fn info(block_size: u32, blocks: u64) -> DeviceInfo {
         atomic_write_blocks: 0,
         non_rotating: true,
     }
+}
+
+/// The nexus of one initiator with this port of the target.
+pub(super) fn nexus(port: PortIdentity) -> Arc<Nexus> {
+    let initiator = InitiatorPort::new("iqn.2026-11.io.example:host", [0x80, 0, 0, 0, 0, 1]);
+    let ports = vec![port.clone()];
+    Arc::new(Nexus::new(initiator.unwrap(), port, ports))
 }
 
 /// An operation that reached the device.
@@ -128,7 +142,7 @@ pub(super) struct Bench {
     pub(super) disk: Vec<u8>,
     /// Fails every operation of the device.
     pub(super) fault: Option<IoError>,
-    port: PortIdentity,
+    i_t: Arc<Nexus>,
     data_in: ParameterData,
     pool: Pool,
 }
@@ -157,7 +171,7 @@ impl Bench {
             luns: vec![0],
             disk: Vec::new(),
             fault: None,
-            port: PortIdentity::new("iqn.2026-11.io.example:disk", 1, 2).unwrap(),
+            i_t: nexus(PortIdentity::new("iqn.2026-11.io.example:disk", 1, 2).unwrap()),
             data_in: ParameterData::new(),
             pool: Pool::new(POOL_BYTES, Pages::Normal).unwrap(),
         }
@@ -194,7 +208,7 @@ impl Bench {
         let mut done = Vec::new();
         let mut streamed = Vec::new();
         self.data_in.clear();
-        let (mut task, mut step) = Task::start(&mut self.context(), &command);
+        let (mut task, mut step) = self.with_context(|cx| Task::start(cx, &command));
         for _ in 0..STEPS_MAX {
             let event = match step {
                 Step::Finish(outcome) => {
@@ -227,6 +241,11 @@ impl Bench {
                     }
                 }
                 Step::Submit(operation) => self.execute(operation, &mut done),
+                Step::SubmitTo { unit, operation } => {
+                    assert_eq!(unit, UnitIndex(0), "there is one unit");
+                    self.execute(operation, &mut done)
+                }
+                Step::Freeze { .. } => Event::Frozen,
                 Step::Stream { lba, blocks } => {
                     done.push(Done::Read { lba, blocks });
                     let result = self.fault.map_or(Ok(()), Err);
@@ -235,25 +254,48 @@ impl Bench {
                     }
                     Event::Streamed(result)
                 }
-                Step::Change(change) => {
-                    self.unit.as_mut().unwrap().apply(change);
-                    Event::Changed
-                }
+                Step::Change(change) => Event::Changed(self.change(&change)),
             };
-            step = task.resume(&mut self.context(), event);
+            step = self.with_context(|cx| task.resume(cx, event));
         }
         panic!("the command did not end: {cdb:02x?}");
     }
 
-    fn context(&mut self) -> Context<'_> {
-        let nexus = self.unit.is_some().then_some(&mut self.nexus);
-        Context {
-            unit: self.unit.as_mut(),
-            nexus,
-            port: &self.port,
-            luns: &self.luns,
-            data_in: &mut self.data_in,
+    /// Does what the home core and all others would.
+    fn change(&mut self, change: &Change) -> Result<(), Outcome> {
+        let unit = self.unit.as_mut().unwrap();
+        let decision = unit.decide(change, &self.i_t)?;
+        if let Some(update) = &decision.update {
+            unit.apply(update);
         }
+        for (whom, condition) in &decision.attentions {
+            if whom.includes(&self.i_t) {
+                self.nexus.raise(*condition);
+            }
+        }
+        self.nexus.refresh(unit, &self.i_t);
+        Ok(())
+    }
+
+    fn with_context<R>(&mut self, call: impl FnOnce(&mut Context<'_>) -> R) -> R {
+        let mapped = |lun: &u16| MappedLun {
+            lun: *lun,
+            unit: UnitIndex(0),
+            nexus: self.nexus,
+        };
+        let mut map: Vec<_> = self.luns.iter().map(mapped).collect();
+        let result = call(&mut Context {
+            units: self.unit.as_slice(),
+            map: &mut map,
+            at: self.unit.is_some().then_some(0),
+            i_t: &self.i_t,
+            data_in: &mut self.data_in,
+            unix_ms: UNIX_MS,
+        });
+        if let Some(addressed) = map.first() {
+            self.nexus = addressed.nexus;
+        }
+        result
     }
 
     /// A buffer of exactly `bytes` bytes, filled with what no test writes.

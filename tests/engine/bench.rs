@@ -64,6 +64,7 @@ impl Bench {
         let floor = Pool::chunks_for(setup.first_burst_length as usize);
         let mut env = Env {
             now,
+            unix_ms: 0,
             pool: &pool,
             floor,
             units: &mut units,
@@ -104,6 +105,7 @@ impl Bench {
     fn with<T>(&mut self, step: impl FnOnce(&mut Session, &mut Env<'_>) -> T) -> T {
         let mut env = Env {
             now: self.now,
+            unix_ms: 0,
             pool: &self.pool,
             floor: self.floor,
             units: &mut self.units,
@@ -187,11 +189,26 @@ impl Bench {
         let which = which % self.effects.len();
         match self.effects.swap_remove(which) {
             Effect::Change {
-                task, unit, change, ..
+                task,
+                unit,
+                change,
+                by,
+                ..
             } => {
-                self.units[usize::from(unit.0)].apply(change);
-                self.with(|session, env| session.changed(env, task));
+                let replica = &mut self.units[usize::from(unit.0)];
+                let decided = replica.decide(&change, &by);
+                if let Ok(Some(update)) = decided.as_ref().map(|decision| &decision.update) {
+                    replica.apply(update);
+                }
+                let result = decided.map(|decision| {
+                    self.with(|session, env| session.decided(env, unit, &decision, Some(task)));
+                });
+                self.with(|session, env| session.changed(env, task, result));
             }
+            Effect::Freeze { task, .. } => {
+                self.with(|session, env| session.frozen(env, task));
+            }
+            Effect::Thaw { .. } => {}
             Effect::Reset { management, .. } => {
                 self.with(|session, env| session.reset_done(env, management));
             }
@@ -240,6 +257,7 @@ impl Bench {
         } = self;
         session.close(&mut Env {
             now,
+            unix_ms: 0,
             pool: &pool,
             floor,
             units: &mut units,

@@ -1,7 +1,9 @@
 //! SCSI commands: arrival, delivery in CmdSN order, the steps of their tasks, and their answers
 //! (RFC 7143 §4.2.2, §11.3, §11.4).
 
-use crate::backend::UnitIndex;
+use std::sync::Arc;
+
+use crate::backend::{Operation, UnitIndex};
 use crate::pdu::{
     Ahs, Header, Opcode, RejectReason, Residual, ScsiCommand, ScsiResponse, ScsiResponseCode,
     TaskAttribute,
@@ -186,6 +188,8 @@ impl Session {
             },
             data_in: DataIn::default(),
             verdict: None,
+            changing: (UnitIndex(0), 0, 0),
+            freeze: None,
             aborted: false,
             aborted_by: AbortedBy::new(),
             last_progress: env.now,
@@ -283,20 +287,13 @@ impl Session {
 
     fn context<'a>(&'a mut self, env: &'a mut Env<'_>, mapped: Option<u16>) -> Context<'a> {
         env.data_in.clear();
-        let mapped = mapped.and_then(|at| self.luns.get_mut(usize::from(at)));
-        let (unit, nexus) = match mapped {
-            Some(mapped) => (
-                env.units.get_mut(usize::from(mapped.unit.0)),
-                Some(&mut mapped.nexus),
-            ),
-            None => (None, None),
-        };
         Context {
-            unit,
-            nexus,
-            port: &self.port,
-            luns: &self.lun_numbers,
+            units: env.units,
+            map: &mut self.luns,
+            at: mapped,
+            i_t: &self.i_t,
             data_in: env.data_in,
+            unix_ms: env.unix_ms,
         }
     }
 
@@ -329,10 +326,22 @@ impl Session {
                 self.collect(env, slot);
             }
             Step::Submit(operation) => {
-                task.state = State::Device;
                 let unit = self.unit_of(slot).expect("only a mapped unit submits");
-                let request = self.request(unit, id, operation);
-                env.requests.push(request);
+                self.submit(env, slot, unit, operation);
+            }
+            Step::SubmitTo { unit, operation } => self.submit(env, slot, unit, operation),
+            Step::Freeze { lba, blocks } => {
+                task.state = State::Changing;
+                let unit = self.unit_of(slot).expect("only a mapped unit is frozen");
+                let task = self.tasks.slot(slot).expect("still there");
+                task.freeze = Some(unit);
+                env.effects.push(Effect::Freeze {
+                    session: self.index,
+                    task: id,
+                    unit,
+                    lba,
+                    blocks,
+                });
             }
             Step::Stream { lba, blocks } => self.begin_stream(env, slot, lba, blocks),
             Step::Change(change) => {
@@ -343,10 +352,26 @@ impl Session {
                     task: id,
                     unit,
                     change,
+                    by: Arc::clone(&self.i_t),
                 });
             }
             Step::Finish(outcome) => self.finish(env, slot, outcome),
         }
+    }
+
+    fn submit(&mut self, env: &mut Env<'_>, slot: u16, unit: UnitIndex, operation: Operation) {
+        let task = self.tasks.slot(slot).expect("callers have found it");
+        task.state = State::Device;
+        let (lba, blocks) = operation.range();
+        let blocks = if operation.changes_blocks() {
+            blocks
+        } else {
+            0
+        };
+        task.changing = (unit, lba, blocks);
+        let id = task.id;
+        let request = self.request(unit, id, operation);
+        env.requests.push(request);
     }
 
     /// The unit that a task addresses, as long as the task is there.
@@ -453,6 +478,13 @@ impl Session {
         task.data_out.buf = None;
         task.data_out.scratch_buf = None;
         task.scsi = None;
+        if let Some(unit) = task.freeze {
+            env.effects.push(Effect::Thaw {
+                session: self.index,
+                task: task.id,
+                unit,
+            });
+        }
         self.grant(env);
         task
     }

@@ -30,6 +30,12 @@ pub enum Guard {
     DataDigest,
     /// A Logout Response waits for what the session has at the devices.
     LogoutWaits,
+    /// What a unit's home decides is applied by every replica.
+    EveryReplicaApplies,
+    /// A freeze begins when all cores hold the blocks, not only the first.
+    FreezeWaitsForAllCores,
+    /// A core acknowledges a freeze when what changes the blocks has left the devices.
+    FreezeWaitsForDevice,
     /// A connection goes to the core of its session at once. Not a rule, but without it a test
     /// decides which of two logins comes first.
     HandoffsGoAtOnce,

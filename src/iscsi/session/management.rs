@@ -11,6 +11,7 @@ use crate::pdu::{
 };
 use crate::scsi::UnitAttention;
 
+use super::table::TaskId;
 use super::task::{State, Task};
 use super::window::Place;
 use super::{
@@ -222,16 +223,36 @@ impl Session {
     /// A reset that another session asked for reaches these units.
     pub fn reset_by_other(&mut self, env: &mut Env<'_>, scope: &ResetScope) {
         for unit in &scope.units {
-            self.abort_unit(env, *unit, None, None);
+            self.abort_for_other(env, *unit, None);
             self.raise(*unit, scope.condition);
         }
     }
 
-    /// Something of an aborted task for one of these units is still at a device.
-    pub fn is_aborting(&self, units: &[UnitIndex]) -> bool {
+    /// Aborts what the session has at a unit because another nexus asked for it, but the task
+    /// `except`.
+    pub(super) fn abort_for_other(
+        &mut self,
+        env: &mut Env<'_>,
+        unit: UnitIndex,
+        except: Option<TaskId>,
+    ) {
+        for slot in 0..self.tasks.capacity() {
+            let Some(task) = self.tasks.slot(slot) else {
+                continue;
+            };
+            if Some(task.id) != except && self.unit_of(slot) == Some(unit) {
+                self.abort(env, slot, None);
+            }
+        }
+    }
+
+    /// Something of an aborted task for one of these units is still at a device; with `asked`, or
+    /// waits for an answer of other cores.
+    pub fn is_aborting(&self, units: &[UnitIndex], asked: bool) -> bool {
         self.tasks.iter().any(|task| {
             let unit = task.mapped.and_then(|at| self.luns.get(usize::from(at)));
-            task.aborted && task.at_device() && unit.is_some_and(|lun| units.contains(&lun.unit))
+            let out = task.at_device() || asked && task.state == State::Changing;
+            task.aborted && out && unit.is_some_and(|lun| units.contains(&lun.unit))
         })
     }
 

@@ -41,7 +41,11 @@ use arrayvec::ArrayVec;
 use crate::backend::{IoError, Request, Token, UnitIndex};
 use crate::mem::{DmaBuf, Pool};
 use crate::pdu::{CmdSn, Event, FrameError, Framer, LoginResponse, StatSn};
-use crate::scsi::{Change, LogicalUnit, NexusUnit, ParameterData, PortIdentity, UnitAttention};
+use crate::scsi::nexus;
+use crate::scsi::{
+    Change, Decision, InitiatorPort, LogicalUnit, MappedLun, Nexus, NexusUnit, Outcome,
+    ParameterData, PortIdentity, UnitAttention,
+};
 
 use super::negotiated::{Negotiated, SessionType};
 use super::node::Nodes;
@@ -74,6 +78,8 @@ pub struct SessionIndex(pub u16);
 #[derive(Debug)]
 pub struct Env<'a> {
     pub now: Instant,
+    /// Milliseconds since 1970-01-01 00:00 UTC.
+    pub unix_ms: u64,
     pub pool: &'a Pool,
     /// Chunks of the pool that are set aside for the first command of each session.
     pub floor: usize,
@@ -90,12 +96,28 @@ pub struct Env<'a> {
 /// What concerns more than this session.
 #[derive(Debug)]
 pub enum Effect {
-    /// Apply the change on every core, then call [`Session::changed`].
+    /// Ask the unit's home core for this, then call [`Session::changed`].
     Change {
         session: SessionIndex,
         task: TaskId,
         unit: UnitIndex,
         change: Change,
+        by: Arc<Nexus>,
+    },
+    /// Keep everybody else from changing these blocks, on every core, then call
+    /// [`Session::frozen`].
+    Freeze {
+        session: SessionIndex,
+        task: TaskId,
+        unit: UnitIndex,
+        lba: u64,
+        blocks: u64,
+    },
+    /// The task that froze blocks of this unit is over.
+    Thaw {
+        session: SessionIndex,
+        task: TaskId,
+        unit: UnitIndex,
     },
     /// Abort what all sessions have at these units, on every core, then call
     /// [`Session::reset_done`].
@@ -153,14 +175,6 @@ pub struct Timeouts {
     pub no_progress: Duration,
 }
 
-/// A LUN as this session sees it.
-#[derive(Debug)]
-struct MappedLun {
-    lun: u16,
-    unit: UnitIndex,
-    nexus: NexusUnit,
-}
-
 /// A task management or logout request that waits for its tasks to be gone.
 #[derive(Clone, Copy, Debug)]
 struct Management {
@@ -198,7 +212,7 @@ pub struct Session {
     index: SessionIndex,
     negotiated: Box<Negotiated>,
     timeouts: Timeouts,
-    port: PortIdentity,
+    i_t: Arc<Nexus>,
     luns: Vec<MappedLun>,
     lun_numbers: Vec<u16>,
     window: Window,
@@ -247,18 +261,18 @@ impl Session {
         };
         let mut window = Window::new(negotiated.cmd_sn, u32::from(depth), chunks, env.pool)?;
         window.grant(0, env.floor, env.pool);
-        let luns = Self::map_luns(&negotiated);
-        let target = negotiated
-            .target
-            .as_ref()
-            .map_or("", |target| target.name.as_str());
-        let tag = negotiated.portal_group_tag;
-        let port = PortIdentity::new(target, tag, relative_port(&negotiated))?;
+        let i_t = Arc::new(i_t_nexus(&negotiated)?);
+        let mut luns = Self::map_luns(&negotiated);
+        for mapped in &mut luns {
+            if let Some(unit) = env.units.get(usize::from(mapped.unit.0)) {
+                mapped.nexus.refresh(unit, &i_t);
+            }
+        }
         let connection = Self::connection(&negotiated, &window, last, ends, env.now);
         Some(Self {
             index,
             timeouts,
-            port,
+            i_t,
             lun_numbers: luns.iter().map(|mapped| mapped.lun).collect(),
             luns,
             window,
@@ -512,16 +526,71 @@ impl Session {
         }
     }
 
-    /// Every core has applied the change of this task.
-    pub fn changed(&mut self, env: &mut Env<'_>, task: TaskId) {
+    /// Every core has applied the change of this task, or it was refused.
+    pub fn changed(&mut self, env: &mut Env<'_>, task: TaskId, result: Result<(), Outcome>) {
+        self.answered(env, task, crate::scsi::Event::Changed(result));
+    }
+
+    /// Nobody else changes the blocks that this task asked for.
+    pub fn frozen(&mut self, env: &mut Env<'_>, task: TaskId) {
+        self.answered(env, task, crate::scsi::Event::Frozen);
+    }
+
+    fn answered(&mut self, env: &mut Env<'_>, task: TaskId, event: crate::scsi::Event) {
         let Some(found) = self.tasks.find(task) else {
             return;
         };
         if found.aborted {
             self.finish_aborted(env, task.slot);
         } else {
-            self.resume(env, task.slot, crate::scsi::Event::Changed);
+            self.resume(env, task.slot, event);
         }
+    }
+
+    /// This core's replica of `unit` has changed. `asking` is the task of this session that asked
+    /// for it.
+    pub fn decided(
+        &mut self,
+        env: &mut Env<'_>,
+        unit: UnitIndex,
+        decision: &Decision,
+        asking: Option<TaskId>,
+    ) {
+        if let Some(replica) = env.units.get(usize::from(unit.0)) {
+            nexus::refresh(&mut self.luns, &self.i_t, unit, replica);
+        }
+        nexus::tell(&mut self.luns, &self.i_t, unit, &decision.attentions);
+        if decision.abort.includes(&self.i_t) {
+            self.abort_for_other(env, unit, asking);
+        }
+    }
+
+    /// Who the session's initiator and target port are.
+    pub fn i_t(&self) -> &Arc<Nexus> {
+        &self.i_t
+    }
+
+    /// The units that the session sees.
+    pub fn units(&self) -> impl Iterator<Item = UnitIndex> {
+        self.luns.iter().map(|mapped| mapped.unit)
+    }
+
+    /// The tasks whose operation at a device changes some of these blocks.
+    pub fn changing(&self, unit: UnitIndex, lba: u64, blocks: u64) -> impl Iterator<Item = TaskId> {
+        self.tasks
+            .iter()
+            .filter(move |task| task.changes(unit, lba, blocks))
+            .map(|task| task.id)
+    }
+
+    /// Whether a task is there and at a device, aborted or not.
+    pub fn is_at_device(&mut self, task: TaskId) -> bool {
+        self.tasks.find(task).is_some_and(|task| task.at_device())
+    }
+
+    /// Whether a task was aborted.
+    pub fn is_aborted(&mut self, task: TaskId) -> bool {
+        self.tasks.find(task).is_some_and(|task| task.aborted)
     }
 
     /// Goes on with what waited for buffers or for room to send. Call once per turn after
@@ -713,21 +782,30 @@ impl Session {
     }
 }
 
-/// RELATIVE TARGET PORT IDENTIFIER: the portal group's place among those of the target, from 1.
-fn relative_port(negotiated: &Negotiated) -> u16 {
-    let groups = negotiated
-        .target
-        .as_ref()
-        .map_or(&[][..], |target| &target.portal_groups);
-    let at = groups
-        .iter()
-        .position(|tag| *tag == negotiated.portal_group_tag)
-        .unwrap_or(0);
-    u16::try_from(at + 1).unwrap_or(u16::MAX)
+/// Who talks to whom. `None` when a name is longer than RFC 7143 allows.
+fn i_t_nexus(negotiated: &Negotiated) -> Option<Nexus> {
+    let (target, groups) = match &negotiated.target {
+        Some(target) => (target.name.as_str(), &target.portal_groups[..]),
+        None => ("", &[][..]),
+    };
+    // RELATIVE TARGET PORT IDENTIFIER: the portal group's place among those of the target, from 1.
+    let port = |(at, tag): (usize, &u16)| {
+        PortIdentity::new(target, *tag, u16::try_from(at + 1).unwrap_or(u16::MAX))
+    };
+    let ports: Option<Vec<_>> = groups.iter().enumerate().map(port).collect();
+    let ports = ports?;
+    let tag = negotiated.portal_group_tag;
+    let own = ports.iter().find(|port| port.portal_group_tag() == tag);
+    let own = match own {
+        Some(own) => own.clone(),
+        None => PortIdentity::new(target, tag, 1)?,
+    };
+    let initiator = InitiatorPort::new(negotiated.initiator_name.as_str(), negotiated.isid.0)?;
+    Some(Nexus::new(initiator, own, ports))
 }
 
 /// The tag of a request's token: which session, slot and serial.
-fn pack(session: SessionIndex, id: TaskId) -> u64 {
+pub fn pack(session: SessionIndex, id: TaskId) -> u64 {
     u64::from(session.0) << 48 | u64::from(id.slot) << 32 | u64::from(id.serial)
 }
 

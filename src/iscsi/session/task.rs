@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use arrayvec::ArrayVec;
 
+use crate::backend::UnitIndex;
 use crate::mem::DmaBuf;
 use crate::pdu::{CmdSn, Itt, LunField, Ttt};
 use crate::scsi::{Command, Outcome};
@@ -37,7 +38,7 @@ pub(super) enum State {
     Device,
     /// Data-In is read, or sent.
     Streaming,
-    /// Waits for every core to apply its change.
+    /// Waits for other cores: for a change, or for blocks that nobody else shall change.
     Changing,
     /// Decided; waits for the end of data that the peer is entitled to send.
     Draining,
@@ -141,6 +142,10 @@ pub(super) struct Task {
     pub(super) data_in: DataIn,
     /// Decided while the peer was still sending.
     pub(super) verdict: Option<Outcome>,
+    /// What its operation at the device changes.
+    pub(super) changing: (UnitIndex, u64, u64),
+    /// It keeps others from changing blocks of this unit.
+    pub(super) freeze: Option<UnitIndex>,
     /// Will not be answered; stays while the device or the peer has something of it.
     pub(super) aborted: bool,
     /// The task management requests that wait for this one to be gone.
@@ -154,6 +159,15 @@ impl Task {
     /// The device owns a buffer of this task, or will touch the medium for it.
     pub(super) fn at_device(&self) -> bool {
         self.state == State::Device || self.data_in.reading
+    }
+
+    /// Its operation at the device changes some of these blocks.
+    pub(super) fn changes(&self, unit: UnitIndex, lba: u64, blocks: u64) -> bool {
+        let (own_unit, own_lba, own_blocks) = self.changing;
+        self.state == State::Device
+            && own_unit == unit
+            && own_lba < lba.saturating_add(blocks)
+            && lba < own_lba.saturating_add(own_blocks)
     }
 
     /// Neither a device nor another core has anything of this task: it may go.

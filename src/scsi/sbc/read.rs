@@ -52,7 +52,9 @@ impl Read {
             Event::Completed {
                 result: Err(error), ..
             } => Err(sense::from_io_error(*error, Access::Read)),
-            Event::Collected { .. } | Event::Changed => wrong_event("READ", event),
+            Event::Collected { .. } | Event::Frozen | Event::Changed(_) => {
+                wrong_event("READ", event)
+            }
         }
     }
 

@@ -12,10 +12,9 @@
 //! work first.
 
 use crate::backend::Operation;
+use crate::scsi::change::Change;
 use crate::scsi::sense::{self, Access, Sense};
-use crate::scsi::task::{
-    Begin, Change, Event, Machine, Step, Task, Transfer, UnitCall, wrong_event,
-};
+use crate::scsi::task::{Begin, Event, Machine, Step, Task, Transfer, UnitCall, wrong_event};
 
 /// A START STOP UNIT that is under way.
 #[derive(Debug)]
@@ -67,8 +66,10 @@ impl StartStopUnit {
             Event::Completed {
                 result: Err(error), ..
             } => Err(sense::from_io_error(*error, Access::Write)),
-            Event::Changed => Ok(Step::GOOD),
-            Event::Collected { .. } | Event::Streamed(_) => wrong_event("START STOP UNIT", event),
+            Event::Changed(_) => Ok(Step::GOOD),
+            Event::Collected { .. } | Event::Streamed(_) | Event::Frozen => {
+                wrong_event("START STOP UNIT", event)
+            }
         }
     }
 }

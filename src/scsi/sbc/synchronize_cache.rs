@@ -30,7 +30,7 @@ impl SynchronizeCache {
             Event::Completed {
                 result: Err(error), ..
             } => Err(sense::from_io_error(*error, Access::Write)),
-            Event::Collected { .. } | Event::Streamed(_) | Event::Changed => {
+            Event::Collected { .. } | Event::Streamed(_) | Event::Frozen | Event::Changed(_) => {
                 wrong_event("SYNCHRONIZE CACHE", event)
             }
         }

@@ -86,9 +86,10 @@ impl Unmap {
             Event::Completed {
                 result: Err(error), ..
             } => Err(sense::from_io_error(error, Access::Write)),
-            Event::Collected { data_out: None, .. } | Event::Streamed(_) | Event::Changed => {
-                wrong_event("UNMAP", &event)
-            }
+            Event::Collected { data_out: None, .. }
+            | Event::Streamed(_)
+            | Event::Frozen
+            | Event::Changed(_) => wrong_event("UNMAP", &event),
         }
     }
 

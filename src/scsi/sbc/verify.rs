@@ -114,7 +114,8 @@ impl Verify {
             Event::Collected { .. }
             | Event::Completed { .. }
             | Event::Streamed(_)
-            | Event::Changed => wrong_event("VERIFY", &event),
+            | Event::Frozen
+            | Event::Changed(_) => wrong_event("VERIFY", &event),
         }
     }
 

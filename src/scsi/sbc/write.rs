@@ -63,9 +63,10 @@ impl Write {
             Event::Completed {
                 result: Err(error), ..
             } => Err(sense::from_io_error(error, Access::Write)),
-            Event::Collected { data_out: None, .. } | Event::Streamed(_) | Event::Changed => {
-                wrong_event("WRITE", &event)
-            }
+            Event::Collected { data_out: None, .. }
+            | Event::Streamed(_)
+            | Event::Frozen
+            | Event::Changed(_) => wrong_event("WRITE", &event),
         }
     }
 }

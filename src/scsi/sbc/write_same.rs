@@ -114,7 +114,7 @@ impl WriteSame {
             Event::Completed {
                 result: Err(error), ..
             } => Err(sense::from_io_error(error, Access::Write)),
-            Event::Collected { .. } | Event::Streamed(_) | Event::Changed => {
+            Event::Collected { .. } | Event::Streamed(_) | Event::Frozen | Event::Changed(_) => {
                 wrong_event("WRITE SAME", &event)
             }
         }

@@ -7,7 +7,7 @@ use super::vpd;
 use crate::scsi::parameter::ParameterData;
 use crate::scsi::sense::Sense;
 use crate::scsi::task::{Begin, Command, Context, Task};
-use crate::scsi::unit::{Identity, PRODUCT_CHARS_MAX, REVISION_CHARS_MAX, VENDOR};
+use crate::scsi::unit::{Identity, LogicalUnit, PRODUCT_CHARS_MAX, REVISION_CHARS_MAX, VENDOR};
 
 /// PERIPHERAL QUALIFIER and DEVICE TYPE of a connected direct access block device.
 pub(super) const BLOCK_DEVICE: u8 = 0x00;
@@ -36,7 +36,7 @@ pub(in crate::scsi) fn start(cx: &mut Context<'_>, command: &Command) -> Begin {
     if cdb.bit(1, 0) {
         vpd::page(cx, page)?;
     } else if page == 0 {
-        standard(cx.data_in, cx.unit.as_deref().map(|unit| unit.identity()));
+        standard(cx.data_in, cx.unit().map(LogicalUnit::identity));
     } else {
         // SPC-4 INQUIRY: a page code means nothing without EVPD.
         return Err(Sense::invalid_field_in_cdb(2, None));

@@ -24,28 +24,31 @@ const ALL: u8 = 0x02;
 
 pub(in crate::scsi) fn start(cx: &mut Context<'_>, command: &Command) -> Begin {
     let cdb = &command.cdb;
-    let luns = match cdb.u8(2) {
-        ADDRESSABLE | ALL if cx.luns.is_empty() => &[0],
-        ADDRESSABLE | ALL => cx.luns,
-        WELL_KNOWN => &[],
+    let all = match cdb.u8(2) {
+        ADDRESSABLE | ALL => true,
+        WELL_KNOWN => false,
         _ => return Err(Sense::invalid_field_in_cdb(2, None)),
     };
-    // SPC-4 REPORT LUNS: whoever asks for the list knows of its change.
-    if let Some(nexus) = cx.nexus.as_deref_mut() {
-        nexus.clear(UnitAttention::ReportedLunsChanged);
+    // SPC-4 REPORT LUNS: whoever asks for the list knows of its change, at every LUN.
+    for mapped in cx.map.iter_mut() {
+        mapped.nexus.clear(UnitAttention::ReportedLunsChanged);
     }
-    list(cx.data_in, luns);
+    match &*cx.map {
+        _ if !all => list(cx.data_in, [].into_iter()),
+        [] => list(cx.data_in, [0].into_iter()),
+        map => list(cx.data_in, map.iter().map(|mapped| mapped.lun)),
+    }
     Task::parameter_data(cx.data_in, cdb.be32(6))
 }
 
 /// LUN LIST LENGTH counts the list only, not the four reserved bytes before it.
-fn list(data: &mut ParameterData, luns: &[u16]) {
-    let luns = &luns[..luns.len().min(REPORTED_LUNS_MAX)];
+fn list(data: &mut ParameterData, luns: impl ExactSizeIterator<Item = u16>) {
+    let luns = luns.take(REPORTED_LUNS_MAX);
     let bytes = u32::try_from(luns.len() * LUN_BYTES).expect("the list is shorter than the buffer");
     data.put_be32(bytes);
     data.put_be32(0);
     for lun in luns {
-        data.put(&lun::encode(*lun));
+        data.put(&lun::encode(lun));
     }
 }
 

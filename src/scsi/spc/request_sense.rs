@@ -23,10 +23,10 @@ pub(in crate::scsi) fn start(cx: &mut Context<'_>, command: &Command) -> Begin {
 }
 
 fn current(cx: &mut Context<'_>) -> Sense {
-    let Some(unit) = cx.unit.as_deref() else {
+    let Some(unit) = cx.unit() else {
         return Sense::illegal_request(AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED);
     };
-    if let Some(condition) = cx.nexus.as_deref_mut().and_then(NexusUnit::take) {
+    if let Some(condition) = cx.nexus().and_then(NexusUnit::take) {
         return condition.sense();
     }
     unit.not_ready().unwrap_or(Sense::NO_SENSE)
@@ -34,7 +34,7 @@ fn current(cx: &mut Context<'_>) -> Sense {
 
 #[cfg(test)]
 mod tests {
-    use crate::scsi::task::Change;
+    use crate::scsi::change::Update;
     use crate::scsi::testbed::Bench;
     use crate::scsi::unit_attention::UnitAttention;
 
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn stopped_unit_is_not_ready() {
         let mut bench = Bench::new(8);
-        bench.unit.as_mut().unwrap().apply(Change::Started(false));
+        bench.unit.as_mut().unwrap().apply(&Update::Started(false));
         let data = bench.read(&FIXED, 252).good();
         assert_eq!((data[2], data[12], data[13]), (0x02, 0x04, 0x02));
     }

@@ -6,12 +6,13 @@
 //! number; and the port and target that it was asked through.
 
 use super::inquiry::{BLOCK_DEVICE, NOTHING, put_padded};
+use crate::scsi::nexus::Nexus;
 use crate::scsi::parameter::ParameterData;
 use crate::scsi::sbc::unmap::{MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTORS};
 use crate::scsi::sbc::write_same::MAX_WRITE_SAME_BYTES;
 use crate::scsi::sense::Sense;
 use crate::scsi::task::{Context, MAX_TRANSFER_BYTES};
-use crate::scsi::unit::{LogicalUnit, PRODUCT_CHARS_MAX, PortIdentity, VENDOR};
+use crate::scsi::unit::{LogicalUnit, PRODUCT_CHARS_MAX, VENDOR};
 
 /// Transfer size that we serve best, in bytes; VPD B0h reports it in blocks.
 const OPTIMAL_TRANSFER_BYTES: u32 = 256 * 1024;
@@ -28,13 +29,14 @@ const PAGES: [(u8, Page); 7] = [
 ];
 
 /// Writes what follows the page header.
-type Page = fn(&mut ParameterData, &LogicalUnit, &PortIdentity);
+type Page = fn(&mut ParameterData, &LogicalUnit, &Nexus);
 
 /// Writes the page `code`, header included.
 pub(super) fn page(cx: &mut Context<'_>, code: u8) -> Result<(), Sense> {
     let unknown = Sense::invalid_field_in_cdb(2, None);
+    let unit = cx.unit();
     let data = &mut *cx.data_in;
-    let Some(unit) = cx.unit.as_deref() else {
+    let Some(unit) = unit else {
         // Nothing is mapped: the only page is the one that says so.
         if code != 0 {
             return Err(unknown);
@@ -47,20 +49,20 @@ pub(super) fn page(cx: &mut Context<'_>, code: u8) -> Result<(), Sense> {
         .find(|(page, _)| *page == code)
         .ok_or(unknown)?;
     data.put(&[BLOCK_DEVICE, code, 0, 0]);
-    write(data, unit, cx.port);
+    write(data, unit, cx.i_t);
     data.patch_length_be16(2);
     Ok(())
 }
 
 /// SPC-4, Supported VPD Pages page.
-fn supported_pages(data: &mut ParameterData, _unit: &LogicalUnit, _port: &PortIdentity) {
+fn supported_pages(data: &mut ParameterData, _unit: &LogicalUnit, _i_t: &Nexus) {
     for (code, _) in PAGES {
         data.put_u8(code);
     }
 }
 
 /// SPC-4, Unit Serial Number page.
-fn unit_serial_number(data: &mut ParameterData, unit: &LogicalUnit, _port: &PortIdentity) {
+fn unit_serial_number(data: &mut ParameterData, unit: &LogicalUnit, _i_t: &Nexus) {
     data.put(unit.identity().serial().as_bytes());
 }
 
@@ -86,7 +88,8 @@ const UUID: u8 = 0xa;
 const ISCSI: u8 = 0x50;
 
 /// SPC-4, Device Identification page; the UUID designator is SPC-5's.
-fn device_identification(data: &mut ParameterData, unit: &LogicalUnit, port: &PortIdentity) {
+fn device_identification(data: &mut ParameterData, unit: &LogicalUnit, i_t: &Nexus) {
+    let port = i_t.port();
     let identity = unit.identity();
     designator(data, BINARY, UNIT | NAA, |data| {
         data.put_be64(identity.naa());
@@ -146,7 +149,7 @@ fn terminate(data: &mut ParameterData, name_bytes: usize) {
 }
 
 /// SPC-4, Extended INQUIRY Data page.
-fn extended_inquiry(data: &mut ParameterData, unit: &LogicalUnit, _port: &PortIdentity) {
+fn extended_inquiry(data: &mut ParameterData, unit: &LogicalUnit, _i_t: &Nexus) {
     data.put_u8(0); // SPT and GRD_CHK…: no protection information
     data.put_u8(0x07); // HEADSUP, ORDSUP, SIMPSUP
     data.put_u8(u8::from(unit.info().write_cache)); // V_SUP
@@ -154,7 +157,7 @@ fn extended_inquiry(data: &mut ParameterData, unit: &LogicalUnit, _port: &PortId
 }
 
 /// SBC-3, Block Limits page; all lengths in logical blocks.
-fn block_limits(data: &mut ParameterData, unit: &LogicalUnit, _port: &PortIdentity) {
+fn block_limits(data: &mut ParameterData, unit: &LogicalUnit, _i_t: &Nexus) {
     let info = unit.info();
     let block_size = info.block_size;
     data.put_u8(0); // WSNZ: WRITE SAME of zero blocks means to the end
@@ -173,18 +176,14 @@ fn block_limits(data: &mut ParameterData, unit: &LogicalUnit, _port: &PortIdenti
 }
 
 /// SBC-3, Block Device Characteristics page.
-fn block_device_characteristics(
-    data: &mut ParameterData,
-    unit: &LogicalUnit,
-    _port: &PortIdentity,
-) {
+fn block_device_characteristics(data: &mut ParameterData, unit: &LogicalUnit, _i_t: &Nexus) {
     // MEDIUM ROTATION RATE: 1 = does not rotate, 0 = not reported.
     data.put_be16(u16::from(unit.info().non_rotating));
     data.put_zeroes(58);
 }
 
 /// SBC-3, Logical Block Provisioning page.
-fn logical_block_provisioning(data: &mut ParameterData, unit: &LogicalUnit, _port: &PortIdentity) {
+fn logical_block_provisioning(data: &mut ParameterData, unit: &LogicalUnit, _i_t: &Nexus) {
     const LBPU: u8 = 1 << 7;
     const LBPWS: u8 = 1 << 6;
     const LBPWS10: u8 = 1 << 5;
@@ -205,6 +204,7 @@ fn logical_block_provisioning(data: &mut ParameterData, unit: &LogicalUnit, _por
 mod tests {
     use super::*;
     use crate::scsi::testbed::{self, Bench};
+    use crate::scsi::unit::PortIdentity;
 
     fn read_page(bench: &mut Bench, code: u8) -> Vec<u8> {
         bench.read(&[0x12, 1, code, 0xff, 0xff, 0], u32::MAX).good()
@@ -256,9 +256,10 @@ mod tests {
     #[test]
     fn longest_names_fit_their_designators() {
         let port = PortIdentity::new(&"n".repeat(223), u16::MAX, u16::MAX).unwrap();
+        let i_t = testbed::nexus(port);
         let unit = LogicalUnit::new(testbed::identity(), testbed::info(512, 8), false);
         let mut data = ParameterData::new();
-        device_identification(&mut data, &unit, &port);
+        device_identification(&mut data, &unit, &i_t);
         let mut rest = data.as_bytes();
         let mut kinds = Vec::new();
         while let [_, kind, _, len, after @ ..] = rest {

@@ -1,0 +1,110 @@
+//! Changes of a logical unit that every core must know before their command is answered.
+//!
+//! ```text
+//! a command ── Step::Change(Change) ──► the unit's home core, one change at a time:
+//!     LogicalUnit::decide ─► Decision ─► saved, if it must survive ─► every core:
+//!         LogicalUnit::apply, unit attentions, tasks aborted ─► Event::Changed(Ok)
+//! ```
+//!
+//! `decide` sees the state that all earlier changes have left, on one core, so that of two
+//! commands that contend the second is refused. `apply` cannot fail, and all replicas that have
+//! applied the same updates are equal.
+
+use std::sync::Arc;
+
+use super::nexus::{Nexus, Whom};
+use super::task::Outcome;
+use super::unit::LogicalUnit;
+use super::unit_attention::UnitAttention;
+
+/// What is asked of a logical unit's home core.
+#[derive(Debug)]
+pub enum Change {
+    /// Nothing: answered when all earlier changes are known everywhere.
+    Fence,
+    /// START STOP UNIT: medium access is allowed (`true`) or answered NOT READY (`false`).
+    Started(bool),
+    /// The unit was reset: what does not survive that is undone (SAM-5 §6.3.2).
+    Reset,
+    /// The asking nexus is gone: what belonged to it alone is undone (SAM-5 §6.3.4).
+    NexusLost,
+}
+
+/// What the home core has decided.
+#[derive(Debug, Default)]
+pub struct Decision {
+    /// What every replica applies.
+    pub update: Option<Update>,
+    /// Conditions that are raised, each for whom it concerns, after the update is applied.
+    pub attentions: Vec<(Whom, UnitAttention)>,
+    /// Whose tasks are aborted (PREEMPT AND ABORT); the asking task itself never is.
+    pub abort: Whom,
+    /// [`LogicalUnit::non_volatile`] has changed: it is on disk before anyone is told.
+    pub save: bool,
+}
+
+impl Decision {
+    /// Whether nothing at all is to be done.
+    pub fn is_nothing(&self) -> bool {
+        self.update.is_none()
+            && self.attentions.is_empty()
+            && self.abort == Whom::Nobody
+            && !self.save
+    }
+
+    /// Every replica applies `update`, and that is all.
+    pub fn update(update: Update) -> Self {
+        Self {
+            update: Some(update),
+            ..Self::default()
+        }
+    }
+}
+
+/// What every replica of a unit applies.
+#[derive(Clone, Debug)]
+pub enum Update {
+    Started(bool),
+    Reset,
+}
+
+impl LogicalUnit {
+    /// Decides about a change that `by` asks for. Runs on the home core, when every replica has
+    /// applied what was decided before.
+    ///
+    /// # Errors
+    /// How the command that asks ends; nothing has changed then.
+    pub fn decide(&self, change: &Change, _by: &Arc<Nexus>) -> Result<Decision, Outcome> {
+        Ok(match change {
+            // Nothing that a nexus has at a unit goes with it yet.
+            Change::Fence | Change::NexusLost => Decision::default(),
+            Change::Started(started) => Decision::update(Update::Started(*started)),
+            Change::Reset => Decision::update(Update::Reset),
+        })
+    }
+
+    /// Whether there is anything that a [`Change::NexusLost`] of this nexus would undo.
+    pub fn holds_for(&self, _i_t: &Nexus) -> bool {
+        false
+    }
+
+    /// Applies what was decided.
+    pub fn apply(&mut self, update: &Update) {
+        match update {
+            Update::Started(started) => self.set_started(*started),
+            // SBC-3 §4.20: a reset brings a stopped unit back.
+            Update::Reset => self.set_started(true),
+        }
+    }
+}
+
+/// Most bytes of PERIPHERAL DEVICE TEXT or identifier that SET IDENTIFYING INFORMATION may keep
+/// (SPC-4, INFORMATION TYPE 000 0000b).
+pub const IDENTIFYING_BYTES_MAX: usize = 64;
+
+/// What of a logical unit survives the end of the daemon.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NonVolatile {
+    /// What SET IDENTIFYING INFORMATION has left, at most [`IDENTIFYING_BYTES_MAX`] bytes.
+    pub identifying_information: Vec<u8>,
+}
