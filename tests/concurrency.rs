@@ -5,7 +5,8 @@
 //! returns what it saw, one test wants the good answer, the other the bad one.
 //!
 //! `aborts` and `resets`: task management. `reinstatement`: logins that supersede. `endings`:
-//! logout and the stop of the daemon. `acts`: what all of them do.
+//! logout and the stop of the daemon. `freeze`: COMPARE AND WRITE against all others. `replicas`:
+//! what every core must know of a unit. `acts`: what all of them do.
 
 #![expect(
     clippy::tests_outside_test_module,
@@ -18,8 +19,12 @@ mod aborts;
 mod acts;
 #[path = "concurrency/endings.rs"]
 mod endings;
+#[path = "concurrency/freeze.rs"]
+mod freeze;
 #[path = "concurrency/reinstatement.rs"]
 mod reinstatement;
+#[path = "concurrency/replicas.rs"]
+mod replicas;
 #[path = "concurrency/resets.rs"]
 mod resets;
 #[path = "common/served.rs"]

@@ -35,7 +35,7 @@ use crate::control::event::Event;
 use crate::control::ring::{Inbox, Outbox, Sender};
 use crate::iscsi::login;
 use crate::iscsi::node::Nodes;
-use crate::iscsi::session::{self, Effect, Guards, SessionIndex, Timeouts};
+use crate::iscsi::session::{self, Effect, Guard, Guards, SessionIndex, Timeouts};
 use crate::mem::{Pages, Pool};
 use crate::net::{Poller, Ready};
 use crate::scsi::{LogicalUnit, NotReadyReason, ParameterData, ReadyState};
@@ -406,7 +406,10 @@ impl Reactor {
                 self.backends.prefetch(*unit, lba, blocks);
             }
             for request in self.lent.requests.drain(..) {
-                if !self.frozen.is_empty() && freeze::is_held(&self.frozen, self.core, &request) {
+                if !self.frozen.is_empty()
+                    && freeze::is_held(&self.frozen, self.core, &request)
+                    && self.lent.guards.hold(Guard::FrozenBlocksAreHeld)
+                {
                     self.held.push(request);
                 } else {
                     self.backends.submit(request);

@@ -34,6 +34,8 @@ pub enum Guard {
     EveryReplicaApplies,
     /// A freeze begins when all cores hold the blocks, not only the first.
     FreezeWaitsForAllCores,
+    /// What would change frozen blocks is held.
+    FrozenBlocksAreHeld,
     /// A core acknowledges a freeze when what changes the blocks has left the devices.
     FreezeWaitsForDevice,
     /// A connection goes to the core of its session at once. Not a rule, but without it a test
