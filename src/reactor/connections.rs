@@ -12,7 +12,7 @@ use crate::control::event::Event;
 use crate::iscsi::handshake::{Greeting, Handshake};
 use crate::iscsi::login;
 use crate::iscsi::negotiated::{Negotiated, SessionType};
-use crate::iscsi::session::{Progress, SessionIndex};
+use crate::iscsi::session::{ConnectionIndex, Progress, SessionIndex};
 use crate::iscsi::transmit::SLICES_MAX;
 use crate::net::Stream;
 use crate::net::host::Moved;
@@ -57,7 +57,7 @@ pub(super) enum Phase {
         text: Vec<u8>,
         portal_group_tag: u16,
     },
-    Session(SessionIndex),
+    Session(SessionIndex, ConnectionIndex),
     /// Our last words are on their way; whatever still comes is dropped.
     Lingering {
         last_words: Box<Handshake>,
@@ -114,7 +114,7 @@ impl Reactor {
         match connection.map(|connection| &connection.phase) {
             Some(Phase::Greeting { handshake, .. }) => !handshake.has_spoken(),
             Some(Phase::Lingering { .. }) => true,
-            Some(Phase::Placing { .. } | Phase::Session(_)) | None => false,
+            Some(Phase::Placing { .. } | Phase::Session(..)) | None => false,
         }
     }
 
@@ -223,8 +223,8 @@ impl Reactor {
             // It is paused: what came before has to be taken first.
             return;
         }
-        if let Phase::Session(index) = connection.phase
-            && self.receive_directly(key, index)
+        if let Phase::Session(index, on) = connection.phase
+            && self.receive_directly(key, index, on)
         {
             return;
         }
@@ -240,7 +240,12 @@ impl Reactor {
     }
 
     /// While much payload of a WRITE is missing: receives it where it belongs.
-    fn receive_directly(&mut self, key: ConnectionKey, index: SessionIndex) -> bool {
+    fn receive_directly(
+        &mut self,
+        key: ConnectionKey,
+        index: SessionIndex,
+        on: ConnectionIndex,
+    ) -> bool {
         let slot = key.slot();
         let Some(connection) = self.connections[slot].as_ref() else {
             return false;
@@ -248,7 +253,7 @@ impl Reactor {
         let Some(entry) = self.sessions[usize::from(index.0)].as_mut() else {
             return false;
         };
-        let Some((buf, at, missing)) = entry.session.direct(DIRECT_BYTES) else {
+        let Some((buf, at, missing)) = entry.session.direct(on, DIRECT_BYTES) else {
             return false;
         };
         let mut slices: ArrayVec<IoSliceMut<'_>, DIRECT_SLICES> = ArrayVec::new();
@@ -269,7 +274,7 @@ impl Reactor {
         match moved {
             Ok(Moved::Bytes(bytes)) => {
                 let payload = bytes.min(room);
-                entry.session.received_directly(self.lent.now, payload);
+                entry.session.received_directly(on, self.lent.now, payload);
                 let behind = bytes - payload;
                 let scratch = std::mem::take(&mut self.scratch);
                 // Also with nothing behind it: the PDU may be whole now.
@@ -296,7 +301,7 @@ impl Reactor {
             return;
         };
         match connection.phase {
-            Phase::Session(index) => self.session_bytes(key, index, input),
+            Phase::Session(index, on) => self.session_bytes(key, (index, on), input),
             Phase::Placing { .. } if !input.is_empty() => {
                 // Nothing may come before our answer (RFC 7143 §6.3); a scratch full is kept
                 // anyway.
@@ -445,7 +450,7 @@ impl Reactor {
         };
         let phase = std::mem::replace(
             &mut connection.phase,
-            Phase::Session(SessionIndex(u16::MAX)),
+            Phase::Session(SessionIndex(u16::MAX), ConnectionIndex::LEADING),
         );
         let last_words = match phase {
             Phase::Greeting { handshake, .. } => handshake,
@@ -456,13 +461,18 @@ impl Reactor {
         self.mark_dirty(key);
     }
 
-    fn session_bytes(&mut self, key: ConnectionKey, index: SessionIndex, bytes: &[u8]) {
+    fn session_bytes(
+        &mut self,
+        key: ConnectionKey,
+        (index, on): (SessionIndex, ConnectionIndex),
+        bytes: &[u8],
+    ) {
         let mut input = bytes;
         let Some(entry) = self.sessions[usize::from(index.0)].as_mut() else {
             return;
         };
         let env = &mut self.lent.env();
-        match entry.session.receive(env, &mut input) {
+        match entry.session.receive(env, on, &mut input) {
             Ok(Progress::Done) => {}
             Ok(Progress::Paused) => {
                 let connection = self.connections[key.slot()]
@@ -485,7 +495,7 @@ impl Reactor {
             return;
         };
         match connection.phase {
-            Phase::Session(index) => self.end_session_because(index, why, false),
+            Phase::Session(index, _) => self.end_session_because(index, why, false),
             Phase::Greeting { .. } | Phase::Placing { .. } => self.break_greeting(key, why),
             Phase::Lingering { .. } => self.drop_connection(key),
         }
@@ -548,9 +558,9 @@ impl Reactor {
             return;
         };
         match &mut connection.phase {
-            Phase::Session(index) => {
-                let index = *index;
-                self.flush_session(key, index);
+            Phase::Session(index, on) => {
+                let (index, on) = (*index, *on);
+                self.flush_session(key, index, on);
             }
             Phase::Greeting {
                 handshake: words, ..
@@ -591,7 +601,7 @@ impl Reactor {
         }
     }
 
-    fn flush_session(&mut self, key: ConnectionKey, index: SessionIndex) {
+    fn flush_session(&mut self, key: ConnectionKey, index: SessionIndex, on: ConnectionIndex) {
         let slot = key.slot();
         let mut blocked = false;
         for _ in 0..SENDS_MAX {
@@ -601,7 +611,7 @@ impl Reactor {
             let Some(entry) = self.sessions[usize::from(index.0)].as_mut() else {
                 return;
             };
-            let queue = entry.session.transmit_queue();
+            let queue = entry.session.transmit_queue(on);
             if queue.is_empty() {
                 break;
             }
@@ -612,7 +622,7 @@ impl Reactor {
             drop(slices);
             match moved {
                 Ok(Moved::Bytes(bytes)) => {
-                    entry.session.sent(self.lent.now, bytes);
+                    entry.session.sent(on, self.lent.now, bytes);
                     // Room again: what waited for it goes on now, and is sent in this turn.
                     self.poll_session(index);
                     blocked = bytes < gathered;
@@ -630,9 +640,9 @@ impl Reactor {
         let Some(entry) = self.sessions[usize::from(index.0)].as_ref() else {
             return;
         };
-        let queue = entry.session.transmit_queue();
+        let queue = entry.session.transmit_queue(on);
         let (empty, congested) = (queue.is_empty(), queue.is_congested());
-        if let Some(fault) = entry.session.logout().cloned().filter(|_| empty) {
+        if let Some(fault) = entry.session.logout(on).cloned().filter(|_| empty) {
             self.end_session(index, &fault);
             return;
         }

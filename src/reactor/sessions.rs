@@ -12,7 +12,7 @@ use crate::control::directory::{SessionName, Verdict};
 use crate::control::event::{Event, Login, Obituary};
 use crate::iscsi::login::Reason;
 use crate::iscsi::negotiated::Negotiated;
-use crate::iscsi::session::{Fault, Guard, Session, SessionIndex};
+use crate::iscsi::session::{ConnectionIndex, Fault, Guard, Session, SessionIndex};
 use crate::mem::Pool;
 
 /// What of the pool may be promised to sessions for their first command: the rest is for the
@@ -387,7 +387,8 @@ impl Reactor {
 
     /// Gives a session its connection and what was received on it.
     fn connect(&mut self, index: SessionIndex, stream: crate::net::Stream, unread: Vec<u8>) {
-        match self.add_connection(stream, Phase::Session(index), unread) {
+        let phase = Phase::Session(index, ConnectionIndex::LEADING);
+        match self.add_connection(stream, phase, unread) {
             Some(key) => {
                 self.entry(index).expect("just made").connection = Some(key);
                 self.mark_dirty(key);
@@ -429,7 +430,11 @@ impl Reactor {
         let entry = self.entry(index).expect("still there");
         match entry.connection {
             Some(key) => {
-                if !entry.session.transmit_queue().is_empty() {
+                if !entry
+                    .session
+                    .transmit_queue(ConnectionIndex::LEADING)
+                    .is_empty()
+                {
                     self.mark_dirty(key);
                 }
             }
@@ -492,8 +497,11 @@ impl Reactor {
             in_order,
             why: why.to_owned(),
             tasks_in_flight: entry.session.tasks_under_way(),
-            unsent_bytes: entry.session.transmit_queue().len(),
-            last_opcodes: entry.session.last_opcodes().to_vec(),
+            unsent_bytes: entry.session.transmit_queue(ConnectionIndex::LEADING).len(),
+            last_opcodes: entry
+                .session
+                .last_opcodes(ConnectionIndex::LEADING)
+                .to_vec(),
             counters: entry.session.counters(),
         };
         self.control
@@ -597,7 +605,7 @@ impl Reactor {
             };
             match entry.session.tick(&mut self.lent.env()) {
                 Ok(()) => self.after_session(index),
-                Err(fault) => self.end_session(index, &fault),
+                Err((_, fault)) => self.end_session(index, &fault),
             }
         }
     }

@@ -9,7 +9,7 @@ use iiblockdaemon::iscsi::node::{
     Availability, DigestPolicy, LunMapping, Nodes, PortalGroup, TargetNode,
 };
 use iiblockdaemon::iscsi::session::{
-    Effect, Env, Fault, Guards, Progress, Session, SessionIndex, Timeouts, unpack,
+    ConnectionIndex, Effect, Env, Fault, Guards, Progress, Session, SessionIndex, Timeouts, unpack,
 };
 use iiblockdaemon::iscsi::transmit::SLICES_MAX;
 use iiblockdaemon::mem::{CHUNK_BYTES, Pages, Pool};
@@ -121,7 +121,7 @@ impl Bench {
     }
 
     pub(crate) fn receive(&mut self, input: &mut &[u8]) -> Result<Progress, Fault> {
-        self.with(|session, env| session.receive(env, input))
+        self.with(|session, env| session.receive(env, ConnectionIndex::LEADING, input))
     }
 
     pub(crate) fn poll(&mut self) {
@@ -130,13 +130,15 @@ impl Bench {
 
     pub(crate) fn tick(&mut self, time: Duration) -> Result<(), Fault> {
         self.now += time;
-        self.with(Session::tick)
+        self.with(|session, env| session.tick(env).map_err(|(_, fault)| fault))
     }
 
     /// Takes up to `bytes` of what is to be sent.
     pub(crate) fn send(&mut self, bytes: usize, wire: &mut Vec<u8>) {
         let mut slices = arrayvec::ArrayVec::<_, SLICES_MAX>::new();
-        self.session.transmit_queue().gather(&mut slices);
+        self.session
+            .transmit_queue(ConnectionIndex::LEADING)
+            .gather(&mut slices);
         let before = wire.len();
         for slice in &slices {
             let room = bytes - (wire.len() - before);
@@ -144,7 +146,7 @@ impl Bench {
         }
         drop(slices);
         let taken = wire.len() - before;
-        self.session.sent(self.now, taken);
+        self.session.sent(ConnectionIndex::LEADING, self.now, taken);
     }
 
     pub(crate) fn at_device(&self) -> usize {
@@ -230,7 +232,11 @@ impl Bench {
             self.session.is_drained(),
             "devices are done, the session is not"
         );
-        assert!(self.session.transmit_queue().is_empty());
+        assert!(
+            self.session
+                .transmit_queue(ConnectionIndex::LEADING)
+                .is_empty()
+        );
     }
 
     /// The same session on another connection.

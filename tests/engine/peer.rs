@@ -3,7 +3,7 @@
 use super::bench::{Bench, FIRST_CMD_SN};
 use super::wire::Wire;
 use iiblockdaemon::backend::IoError;
-use iiblockdaemon::iscsi::session::Progress;
+use iiblockdaemon::iscsi::session::{ConnectionIndex, Progress};
 use iiblockdaemon::pdu::BHS_LEN;
 use std::time::Duration;
 
@@ -462,7 +462,12 @@ impl Peer {
             self.give(&bhs, &[]);
         }
         let nothing = r2ts.is_empty() && open.is_empty() && !has_gap;
-        let quiet = self.bench.at_device() == 0 && self.bench.session.transmit_queue().is_empty();
+        let quiet = self.bench.at_device() == 0
+            && self
+                .bench
+                .session
+                .transmit_queue(ConnectionIndex::LEADING)
+                .is_empty();
         if nothing && quiet && self.bench.session.tasks_under_way() > 0 {
             // Aborted tasks wait a while for data that the peer does not owe any more.
             self.over |= self.bench.tick(Duration::from_secs(1)).is_err();

@@ -13,7 +13,7 @@ use crate::scsi::{
     Status, Step, Transfer,
 };
 
-use super::connection::{Arriving, Kind, Sink};
+use super::connection::{Arriving, ConnectionIndex, Kind, Sink};
 use super::data_in::residual;
 use super::table::TaskId;
 use super::task::{AbortedBy, DataIn, DataOut, State, Task};
@@ -35,17 +35,18 @@ pub(super) fn aborted_command(additional: AdditionalSense) -> Outcome {
 
 impl Session {
     /// A header has come: decides what the PDU is and where its data segment goes.
-    pub(super) fn begin(&mut self, env: &mut Env<'_>, header: &Header) {
+    pub(super) fn begin(&mut self, env: &mut Env<'_>, on: ConnectionIndex, header: &Header) {
         let bhs = header.bhs;
-        if self.connection.last_opcodes.is_full() {
-            self.connection.last_opcodes.remove(0);
+        let last_opcodes = &mut self.connections[on].last_opcodes;
+        if last_opcodes.is_full() {
+            last_opcodes.remove(0);
         }
-        self.connection.last_opcodes.push(bhs.bytes()[0] & 0x3f);
+        last_opcodes.push(bhs.bytes()[0] & 0x3f);
         let (kind, sink) = match bhs.opcode() {
-            Ok(Opcode::ScsiCommand) if !self.is_discovery() => self.begin_command(env, header),
+            Ok(Opcode::ScsiCommand) if !self.is_discovery() => self.begin_command(env, on, header),
             Ok(Opcode::ScsiDataOut) if !self.is_discovery() => self.begin_data_out(&bhs),
-            Ok(Opcode::NopOut) => self.begin_nop_out(env, &bhs),
-            Ok(Opcode::TextRequest) => self.begin_text(&bhs),
+            Ok(Opcode::NopOut) => self.begin_nop_out(env, on, &bhs),
+            Ok(Opcode::TextRequest) => self.begin_text(on, &bhs),
             Ok(Opcode::TaskManagementRequest) if !self.is_discovery() => {
                 (Kind::Header, Sink::Discard)
             }
@@ -61,21 +62,21 @@ impl Session {
             ) => reject(RejectReason::ProtocolError),
             Ok(_) | Err(_) => reject(RejectReason::CommandNotSupported),
         };
-        self.connection.arriving = Some(Arriving { bhs, kind, sink });
+        self.connections[on].arriving = Some(Arriving { bhs, kind, sink });
     }
 
     /// The PDU is whole and its data digest known.
-    pub(super) fn end(&mut self, env: &mut Env<'_>, digest_ok: bool) {
-        let Some(Arriving { bhs, kind, sink }) = self.connection.arriving.take() else {
+    pub(super) fn end(&mut self, env: &mut Env<'_>, on: ConnectionIndex, digest_ok: bool) {
+        let Some(Arriving { bhs, kind, sink }) = self.connections[on].arriving.take() else {
             return;
         };
         if !digest_ok && env.guards.hold(Guard::DataDigest) {
-            self.data_digest_error(env, &bhs, &kind);
+            self.data_digest_error(env, on, &bhs, &kind);
             return;
         }
         match kind {
             Kind::Ignore => self.counters.ignored_pdus += 1,
-            Kind::Reject(reason) => self.reject(&bhs, reason),
+            Kind::Reject(reason) => self.reject(on, &bhs, reason),
             Kind::Command { id } => self.end_command(env, id),
             Kind::DataOut {
                 id,
@@ -83,11 +84,11 @@ impl Session {
                 length,
                 last,
             } => self.end_data_out(env, id, ttt, length, last),
-            Kind::Nop(nop) => self.end_nop_out(env, &nop, sink),
-            Kind::Text(text) => self.end_text(env, &bhs, &text),
+            Kind::Nop(nop) => self.end_nop_out(env, on, &nop, sink),
+            Kind::Text(text) => self.end_text(env, on, &bhs, &text),
             Kind::Header => match bhs.opcode() {
-                Ok(Opcode::TaskManagementRequest) => self.task_management(env, &bhs),
-                Ok(Opcode::LogoutRequest) => self.logout_request(env, &bhs),
+                Ok(Opcode::TaskManagementRequest) => self.task_management(env, on, &bhs),
+                Ok(Opcode::LogoutRequest) => self.logout_request(env, on, &bhs),
                 _ => unreachable!("begin() makes no other header-only PDU"),
             },
         }
@@ -98,9 +99,15 @@ impl Session {
     /// RFC 7143 §7.8: the PDU is discarded and rejected. A command may come again with its CmdSN; a
     /// task whose Data-Out was hurt ends with an error, since ErrorRecoveryLevel 0 asks for nothing
     /// again.
-    fn data_digest_error(&mut self, env: &mut Env<'_>, bhs: &crate::pdu::Bhs, kind: &Kind) {
+    fn data_digest_error(
+        &mut self,
+        env: &mut Env<'_>,
+        on: ConnectionIndex,
+        bhs: &crate::pdu::Bhs,
+        kind: &Kind,
+    ) {
         self.counters.data_digest_errors += 1;
-        self.reject(bhs, RejectReason::DataDigestError);
+        self.reject(on, bhs, RejectReason::DataDigestError);
         match *kind {
             Kind::Command { id } => self.discard(env, id.slot),
             Kind::DataOut {
@@ -115,12 +122,17 @@ impl Session {
                     self.end_data_out(env, id, ttt, length, last);
                 }
             }
-            Kind::Text(_) => self.connection.text.request.clear(),
+            Kind::Text(_) => self.connections[on].text.request.clear(),
             Kind::Ignore | Kind::Reject(_) | Kind::Nop(_) | Kind::Header => {}
         }
     }
 
-    fn begin_command(&mut self, env: &mut Env<'_>, header: &Header) -> (Kind, Sink) {
+    fn begin_command(
+        &mut self,
+        env: &mut Env<'_>,
+        on: ConnectionIndex,
+        header: &Header,
+    ) -> (Kind, Sink) {
         let Ok(command) = ScsiCommand::parse(&header.bhs) else {
             return reject(RejectReason::InvalidPduField);
         };
@@ -144,7 +156,7 @@ impl Session {
         let Some(cdb) = full_cdb(&command, header) else {
             return reject(RejectReason::InvalidPduField);
         };
-        let mut task = self.new_task(env, &command, cdb);
+        let mut task = self.new_task(env, on, &command, cdb);
         if command.read && command.write {
             // No command that we know moves data both ways.
             task.verdict = Some(Outcome {
@@ -160,11 +172,18 @@ impl Session {
         (Kind::Command { id }, sink)
     }
 
-    fn new_task(&mut self, env: &Env<'_>, command: &ScsiCommand, cdb: Cdb) -> Task {
+    fn new_task(
+        &mut self,
+        env: &Env<'_>,
+        on: ConnectionIndex,
+        command: &ScsiCommand,
+        cdb: Cdb,
+    ) -> Task {
         let expected = command.expected_data_transfer_length;
         let mapped = self.mapped(command.lun);
         Task {
             id: TaskId { slot: 0, serial: 0 },
+            connection: on,
             itt: command.itt,
             lun: command.lun,
             cmd_sn: command.cmd_sn,
@@ -459,19 +478,21 @@ impl Session {
             bidi_residual: Residual::None,
             itt: task.itt,
             snack_tag: 0,
-            stat_sn: self.next_stat_sn(),
+            stat_sn: self.next_stat_sn(task.connection),
             exp_cmd_sn: self.window.exp_cmd_sn(),
             max_cmd_sn: self.window.max_cmd_sn(),
             exp_data_sn,
         };
-        self.send(response.emit(), &data[..length]);
+        self.send(task.connection, response.emit(), &data[..length]);
     }
 
     /// Takes a task out of the table, returns what it had reserved, and lets the window rise.
     pub(super) fn retire(&mut self, env: &mut Env<'_>, slot: u16) -> Task {
         let mut task = self.tasks.remove(slot);
         if let Some(piece) = task.data_in.piece.take() {
-            self.connection.transmit.release(piece.held);
+            self.connections[task.connection]
+                .transmit
+                .release(piece.held);
         }
         env.pool.unreserve(std::mem::take(&mut task.reserved));
         // All buffers go back before the window is looked at.

@@ -1,7 +1,15 @@
-//! What belongs to one connection of a session: framing, what is arriving, what waits to be sent.
+//! What belongs to one connection of a session: framing, what is arriving, what waits to be sent
+//! (RFC 7143 §4.2.2.2, §4.2.3: StatSN and the allegiance of commands are the connection's).
+//!
+//! A session keeps its connections in a slab whose places are used again. A place whose connection
+//! is gone stays as it is, with nothing to send, until the last task of that connection is gone
+//! too; only then another connection may take it. So an index in a task never means another
+//! connection than the one that its command came on.
 
 use std::net::SocketAddr;
 use std::time::Instant;
+
+use std::ops::{Index, IndexMut};
 
 use arrayvec::ArrayVec;
 
@@ -9,7 +17,54 @@ use crate::mem::DmaBuf;
 use crate::pdu::{Bhs, Cid, Framer, NopOut, StatSn, TextRequest, Ttt};
 
 use super::super::transmit::TransmitQueue;
+use super::Fault;
 use super::table::TaskId;
+
+/// Connections that one session may have: the most that MaxConnections is negotiated to.
+pub const CONNECTIONS_MAX: u16 = 8;
+
+/// Which connection of a session: an index into its slab.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ConnectionIndex(u8);
+
+impl ConnectionIndex {
+    /// The connection of the leading login.
+    pub const LEADING: Self = Self(0);
+}
+
+/// The connections of a session.
+#[derive(Debug)]
+pub(super) struct Connections(Vec<Connection>);
+
+impl Connections {
+    pub(super) fn new(leading: Connection) -> Self {
+        Self(vec![leading])
+    }
+
+    /// Every place that was ever used, with its index.
+    pub(super) fn indices(&self) -> impl Iterator<Item = ConnectionIndex> + use<> {
+        let places = u8::try_from(self.0.len()).expect("at most CONNECTIONS_MAX");
+        (0..places).map(ConnectionIndex)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Connection> {
+        self.0.iter()
+    }
+}
+
+impl Index<ConnectionIndex> for Connections {
+    type Output = Connection;
+
+    fn index(&self, at: ConnectionIndex) -> &Connection {
+        &self.0[usize::from(at.0)]
+    }
+}
+
+impl IndexMut<ConnectionIndex> for Connections {
+    fn index_mut(&mut self, at: ConnectionIndex) -> &mut Connection {
+        &mut self.0[usize::from(at.0)]
+    }
+}
 
 /// Where the data segment that is arriving goes.
 #[derive(Debug)]
@@ -72,6 +127,12 @@ pub(super) struct TextExchange {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) cid: Cid,
+    /// It serves; otherwise it is gone, and only tasks that a device still has point here.
+    pub(super) attached: bool,
+    /// Set once its last response has been queued: when that is sent, it ends with this.
+    pub(super) logout: Option<Fault>,
+    /// Longest data segment that we may send on it: the initiator's MaxRecvDataSegmentLength.
+    pub(super) initiator_max_recv_data_segment_length: u32,
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
     pub(super) framer: Framer,

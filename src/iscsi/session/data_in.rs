@@ -77,7 +77,9 @@ impl Session {
     /// Submits the read of the next piece. `false`: no room or no buffer now.
     fn read_piece(&mut self, env: &mut Env<'_>, slot: u16) -> bool {
         let block = self.block_bytes(env, slot);
-        let connection = &self.connection;
+        let task = self.tasks.slot(slot).expect("callers have found it");
+        let on = task.connection;
+        let connection = &self.connections[on];
         if !connection.transmit.has_room_beside(connection.read_ahead) {
             return false;
         }
@@ -101,7 +103,7 @@ impl Session {
         task.data_in.reading = true;
         task.data_in.lba += u64::from(blocks);
         task.data_in.blocks -= blocks;
-        self.connection.read_ahead += bytes;
+        self.connections[on].read_ahead += bytes;
         let request = self.request(unit, id, Operation::Read { lba, blocks, buf });
         env.requests.push(request);
         true
@@ -118,7 +120,8 @@ impl Session {
         let task = self.tasks.find(id).expect("complete() has found it");
         task.data_in.reading = false;
         let buf = buf.expect("a read brings its buffer back");
-        self.connection.read_ahead = self.connection.read_ahead.saturating_sub(buf.len());
+        let connection = &mut self.connections[task.connection];
+        connection.read_ahead = connection.read_ahead.saturating_sub(buf.len());
         if task.aborted {
             drop(buf);
             self.finish_aborted(env, id.slot);
@@ -131,7 +134,7 @@ impl Session {
         }
         let left = (task.data_in.limit - task.data_in.sent) as usize;
         let end = buf.len().min(left);
-        let held = self.connection.transmit.hold(buf);
+        let held = connection.transmit.hold(buf);
         task.data_in.piece = Some(Piece {
             held,
             offset: 0,
@@ -165,7 +168,7 @@ impl Session {
         task.data_in.limit = u32::try_from(limit).expect("bounded by the parameter buffer");
         task.data_in.outcome = Some(outcome);
         task.data_in.piece = Some(Piece {
-            held: self.connection.transmit.hold(buf),
+            held: self.connections[task.connection].transmit.hold(buf),
             offset: 0,
             end: limit,
         });
@@ -175,13 +178,12 @@ impl Session {
     /// Cuts Data-In PDUs from the piece in hand. `false`: there is no more room. Ends the task with
     /// its last byte.
     fn cut(&mut self, env: &mut Env<'_>, slot: u16) -> bool {
-        let max_segment = self
-            .negotiated
-            .parameters
-            .initiator_max_recv_data_segment_length as usize;
+        let task = self.tasks.slot(slot).expect("callers have found it");
+        let on = task.connection;
+        let max_segment = self.connections[on].initiator_max_recv_data_segment_length as usize;
         let max_burst = self.negotiated.parameters.max_burst_length;
         loop {
-            if !self.connection.transmit.has_room() {
+            if !self.connections[on].transmit.has_room() {
                 return false;
             }
             let task = self.tasks.slot(slot).expect("callers have found it");
@@ -216,12 +218,11 @@ impl Session {
             piece.offset += length;
             let done = piece.offset == piece.end;
             self.counters.bytes_out += length as u64;
-            self.connection
-                .transmit
-                .push_payload(pdu.emit(), &piece.held, range);
+            let transmit = &mut self.connections[on].transmit;
+            transmit.push_payload(pdu.emit(), &piece.held, range);
             if done {
                 let piece = task.data_in.piece.take().expect("still there");
-                self.connection.transmit.release(piece.held);
+                transmit.release(piece.held);
                 return true;
             }
         }
@@ -241,7 +242,7 @@ impl Session {
             lun: task.lun,
             itt: task.itt,
             ttt: Ttt::RESERVED,
-            stat_sn: self.next_stat_sn(),
+            stat_sn: self.next_stat_sn(task.connection),
             exp_cmd_sn: self.window.exp_cmd_sn(),
             max_cmd_sn: self.window.max_cmd_sn(),
             data_sn: task.data_in.data_sn,
@@ -249,9 +250,8 @@ impl Session {
         };
         self.counters.bytes_out += length as u64;
         let range = piece.offset..piece.offset + length;
-        self.connection
-            .transmit
-            .push_payload(pdu.emit(), &piece.held, range);
-        self.connection.transmit.release(piece.held);
+        let transmit = &mut self.connections[task.connection].transmit;
+        transmit.push_payload(pdu.emit(), &piece.held, range);
+        transmit.release(piece.held);
     }
 }

@@ -244,7 +244,8 @@ impl Session {
             if data.r2ts.len() >= outstanding_max {
                 return false;
             }
-            if !self.connection.transmit.has_room() {
+            let on = task.connection;
+            if !self.connections[on].transmit.has_room() {
                 let id = task.id;
                 self.wait(id);
                 return false;
@@ -270,14 +271,14 @@ impl Session {
                 itt,
                 ttt,
                 // RFC 7143 §11.8: it carries the next StatSN and does not advance it.
-                stat_sn: self.connection.stat_sn,
+                stat_sn: self.connections[on].stat_sn,
                 exp_cmd_sn: self.window.exp_cmd_sn(),
                 max_cmd_sn: self.window.max_cmd_sn(),
                 r2t_sn,
                 buffer_offset: offset,
                 desired_length: length,
             };
-            self.send(r2t.emit(), &[]);
+            self.send(on, r2t.emit(), &[]);
         }
     }
 }

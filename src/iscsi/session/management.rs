@@ -11,6 +11,7 @@ use crate::pdu::{
 };
 use crate::scsi::UnitAttention;
 
+use super::connection::ConnectionIndex;
 use super::table::TaskId;
 use super::task::{State, Task};
 use super::window::Place;
@@ -21,7 +22,7 @@ use super::{
 
 impl Session {
     /// A Task Management Function Request is whole.
-    pub(super) fn task_management(&mut self, env: &mut Env<'_>, bhs: &Bhs) {
+    pub(super) fn task_management(&mut self, env: &mut Env<'_>, on: ConnectionIndex, bhs: &Bhs) {
         let request = TaskManagementRequest::parse(bhs);
         if !self.in_window(request.immediate, request.cmd_sn) {
             self.counters.ignored_pdus += 1;
@@ -29,22 +30,22 @@ impl Session {
         }
         // RFC 7143 §7.3: the CmdSN of what is rejected does not count as received.
         if self.management.len() >= MANAGEMENT_MAX {
-            self.reject(bhs, crate::pdu::RejectReason::TooManyImmediateCommands);
+            self.reject(on, bhs, crate::pdu::RejectReason::TooManyImmediateCommands);
             return;
         }
         self.take_cmd_sn(env, request.immediate, request.cmd_sn);
         match request.function {
-            TaskManagementFunction::AbortTask => self.abort_task(env, &request),
-            TaskManagementFunction::AbortTaskSet => self.abort_task_set(env, &request),
+            TaskManagementFunction::AbortTask => self.abort_task(env, on, &request),
+            TaskManagementFunction::AbortTaskSet => self.abort_task_set(env, on, &request),
             // One task set for each I_T nexus (TST = 001b): clearing it is aborting one's own
             // tasks.
-            TaskManagementFunction::ClearTaskSet => self.abort_task_set(env, &request),
+            TaskManagementFunction::ClearTaskSet => self.abort_task_set(env, on, &request),
             TaskManagementFunction::LogicalUnitReset => match self.unit_for(&request) {
                 Some(unit) => {
                     let condition = UnitAttention::LogicalUnitReset;
-                    self.reset(env, &request, vec![unit], condition, None);
+                    self.reset(env, on, &request, vec![unit], condition, None);
                 }
-                None => self.respond_management(request.itt, Code::LunDoesNotExist),
+                None => self.respond_management(on, request.itt, Code::LunDoesNotExist),
             },
             TaskManagementFunction::TargetWarmReset | TaskManagementFunction::TargetColdReset => {
                 let cold = request.function == TaskManagementFunction::TargetColdReset;
@@ -59,17 +60,17 @@ impl Session {
                 } else {
                     UnitAttention::TargetReset
                 };
-                self.reset(env, &request, units, condition, target.filter(|_| cold));
+                self.reset(env, on, &request, units, condition, target.filter(|_| cold));
             }
             // NORMACA = 0: there is no ACA to clear. ErrorRecoveryLevel 0: nothing to reassign.
             TaskManagementFunction::ClearAca => {
-                self.respond_management(request.itt, Code::FunctionNotSupported);
+                self.respond_management(on, request.itt, Code::FunctionNotSupported);
             }
             TaskManagementFunction::TaskReassign => {
-                self.respond_management(request.itt, Code::ReassignmentNotSupported);
+                self.respond_management(on, request.itt, Code::ReassignmentNotSupported);
             }
             TaskManagementFunction::Other(_) => {
-                self.respond_management(request.itt, Code::FunctionNotSupported);
+                self.respond_management(on, request.itt, Code::FunctionNotSupported);
             }
         }
     }
@@ -133,10 +134,15 @@ impl Session {
 
     /// RFC 7143 §11.5.1: the task goes, or, if it has not come yet but its CmdSN is in the window,
     /// its place is taken so that it never will.
-    fn abort_task(&mut self, env: &mut Env<'_>, request: &TaskManagementRequest) {
+    fn abort_task(
+        &mut self,
+        env: &mut Env<'_>,
+        on: ConnectionIndex,
+        request: &TaskManagementRequest,
+    ) {
         let found = self.tasks.by_itt(request.referenced_itt);
         if let Some(slot) = found {
-            let id = self.begin_management(request.itt, false, Answer::Function);
+            let id = self.begin_management(on, request.itt, false, Answer::Function);
             self.abort(env, slot, Some(id));
             // RFC 7143 §4.2.3.3 asks only the functions that reach several tasks to wait for data
             // that were asked for; late Data-Out of this one finds no task.
@@ -156,15 +162,20 @@ impl Session {
             }
             _ => Code::TaskDoesNotExist,
         };
-        self.respond_management(request.itt, code);
+        self.respond_management(on, request.itt, code);
     }
 
-    fn abort_task_set(&mut self, env: &mut Env<'_>, request: &TaskManagementRequest) {
+    fn abort_task_set(
+        &mut self,
+        env: &mut Env<'_>,
+        on: ConnectionIndex,
+        request: &TaskManagementRequest,
+    ) {
         let Some(unit) = self.unit_for(request) else {
-            self.respond_management(request.itt, Code::LunDoesNotExist);
+            self.respond_management(on, request.itt, Code::LunDoesNotExist);
             return;
         };
-        let id = self.begin_management(request.itt, false, Answer::Function);
+        let id = self.begin_management(on, request.itt, false, Answer::Function);
         self.abort_unit(env, unit, Some(id), Some(request.cmd_sn));
         self.finish_management(env);
     }
@@ -172,6 +183,7 @@ impl Session {
     fn reset(
         &mut self,
         env: &mut Env<'_>,
+        on: ConnectionIndex,
         request: &TaskManagementRequest,
         units: Vec<UnitIndex>,
         condition: UnitAttention,
@@ -181,7 +193,7 @@ impl Session {
             Some(_) => Answer::ColdReset,
             None => Answer::Function,
         };
-        let management = self.begin_management(request.itt, true, answer);
+        let management = self.begin_management(on, request.itt, true, answer);
         for unit in &units {
             self.abort_unit(env, *unit, Some(management), Some(request.cmd_sn));
         }
@@ -197,10 +209,17 @@ impl Session {
         });
     }
 
-    fn begin_management(&mut self, itt: Itt, remote: bool, answer: Answer) -> u32 {
+    fn begin_management(
+        &mut self,
+        connection: ConnectionIndex,
+        itt: Itt,
+        remote: bool,
+        answer: Answer,
+    ) -> u32 {
         self.management_id = self.management_id.wrapping_add(1);
         self.management.push(Management {
             id: self.management_id,
+            connection,
             itt,
             remote,
             answer,
@@ -279,8 +298,8 @@ impl Session {
 
     /// Ends a task without an answer: now, or when its device and its peer have let go of it.
     pub(super) fn abort(&mut self, env: &mut Env<'_>, slot: u16, by: Option<u32>) {
-        let attached = self.attached;
         let task = self.tasks.slot(slot).expect("callers have looked");
+        let attached = self.connections[task.connection].attached;
         if let Some(by) = by {
             if !env.guards.hold(Guard::AbortKeepsEarlierWaiter) {
                 task.aborted_by.clear();
@@ -327,10 +346,10 @@ impl Session {
     /// Lets go of aborted tasks whose peer does not send what it was asked for.
     pub(super) fn expire_aborted(&mut self, env: &mut Env<'_>) {
         for slot in 0..self.tasks.capacity() {
-            let attached = self.attached;
             let Some(task) = self.tasks.slot(slot) else {
                 continue;
             };
+            let attached = self.connections[task.connection].attached;
             let waited = env.now.saturating_duration_since(task.last_progress);
             let late = !attached || waited > ABORT_DRAIN;
             if task.aborted && late && task.is_free() {
@@ -361,14 +380,15 @@ impl Session {
     }
 
     fn finish_request(&mut self, request: Management) {
+        let on = request.connection;
         match request.answer {
-            Answer::Function => self.respond_management(request.itt, Code::FunctionComplete),
+            Answer::Function => self.respond_management(on, request.itt, Code::FunctionComplete),
             Answer::ColdReset => {
-                self.respond_management(request.itt, Code::FunctionComplete);
+                self.respond_management(on, request.itt, Code::FunctionComplete);
                 // RFC 7143 §11.5.1: all connections of the target end, that of the asker too.
-                self.logout = Some(Fault::ColdReset);
+                self.connections[on].logout = Some(Fault::ColdReset);
             }
-            Answer::Logout => self.respond_logout(request.itt, LogoutResponseCode::Closed),
+            Answer::Logout => self.respond_logout(on, request.itt, LogoutResponseCode::Closed),
         }
     }
 
@@ -380,8 +400,8 @@ impl Session {
 
     /// RFC 7143 §11.15: a Logout Response says that the session's tasks are gone, so it waits for
     /// what is at the devices.
-    pub(super) fn log_out(&mut self, env: &mut Env<'_>, itt: Itt) {
-        let id = self.begin_management(itt, false, Answer::Logout);
+    pub(super) fn log_out(&mut self, env: &mut Env<'_>, on: ConnectionIndex, itt: Itt) {
+        let id = self.begin_management(on, itt, false, Answer::Logout);
         for slot in 0..self.tasks.capacity() {
             if self.tasks.slot(slot).is_some() {
                 self.abort(env, slot, Some(id));
@@ -401,14 +421,14 @@ impl Session {
         }
     }
 
-    fn respond_management(&mut self, itt: Itt, response: Code) {
+    fn respond_management(&mut self, on: ConnectionIndex, itt: Itt, response: Code) {
         let response = TaskManagementResponse {
             response,
             itt,
-            stat_sn: self.next_stat_sn(),
+            stat_sn: self.next_stat_sn(on),
             exp_cmd_sn: self.window.exp_cmd_sn(),
             max_cmd_sn: self.window.max_cmd_sn(),
         };
-        self.send(response.emit(), &[]);
+        self.send(on, response.emit(), &[]);
     }
 }

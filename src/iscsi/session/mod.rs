@@ -1,5 +1,5 @@
 //! A session in its full feature phase (RFC 7143 §4, §8.2, §11): one I_T nexus with its command
-//! window, its tasks and its connection.
+//! window, its tasks and its connections.
 //!
 //! An engine without IO. Bytes, completions and time come in through `receive`, `complete`,
 //! `changed`, `reset_done` and `tick`; what is to be sent waits in [`Session::transmit`], what is
@@ -50,7 +50,8 @@ use crate::scsi::{
 use super::negotiated::{Negotiated, SessionType};
 use super::node::Nodes;
 use super::transmit::TransmitQueue;
-use connection::{Arriving, Connection, Sink, TextExchange};
+use connection::{Arriving, Connection, Connections, Sink, TextExchange};
+pub use connection::{CONNECTIONS_MAX, ConnectionIndex};
 pub use guards::{Guard, Guards};
 pub use table::TaskId;
 use table::TaskTable;
@@ -179,6 +180,8 @@ pub struct Timeouts {
 #[derive(Clone, Copy, Debug)]
 struct Management {
     id: u32,
+    /// Where it came from and is answered.
+    connection: ConnectionIndex,
     itt: crate::pdu::Itt,
     /// Other sessions and cores have not acknowledged yet.
     remote: bool,
@@ -221,9 +224,7 @@ pub struct Session {
     held: Box<[HeldCommand]>,
     /// Tasks that wait for buffers or for room to send, oldest first.
     waiting: VecDeque<TaskId>,
-    connection: Connection,
-    attached: bool,
-    logout: Option<Fault>,
+    connections: Connections,
     /// Oldest first; one place is kept for a logout.
     management: ArrayVec<Management, { MANAGEMENT_MAX + 1 }>,
     management_id: u32,
@@ -279,9 +280,7 @@ impl Session {
             tasks: TaskTable::new(QUEUE_DEPTH_MAX + IMMEDIATE_MAX),
             held: vec![HeldCommand::Missing; usize::from(QUEUE_DEPTH_MAX)].into_boxed_slice(),
             waiting: VecDeque::with_capacity(usize::from(QUEUE_DEPTH_MAX + IMMEDIATE_MAX)),
-            connection,
-            attached: true,
-            logout: None,
+            connections: Connections::new(connection),
             management: ArrayVec::new(),
             management_id: 0,
             ttt: 0,
@@ -336,6 +335,10 @@ impl Session {
         transmit.set_digests(parameters.header_digest, parameters.data_digest);
         Connection {
             cid: negotiated.cid,
+            attached: true,
+            logout: None,
+            initiator_max_recv_data_segment_length: parameters
+                .initiator_max_recv_data_segment_length,
             peer,
             local,
             framer,
@@ -351,6 +354,13 @@ impl Session {
             ping: None,
             last_sent: now,
         }
+    }
+
+    /// It has a connection.
+    fn is_attached(&self) -> bool {
+        self.connections
+            .iter()
+            .any(|connection| connection.attached)
     }
 
     /// How many LUNs the initiator sees.
@@ -373,8 +383,8 @@ impl Session {
     }
 
     /// The opcodes received last, oldest first, for an obituary.
-    pub fn last_opcodes(&self) -> &[u8] {
-        &self.connection.last_opcodes
+    pub fn last_opcodes(&self, on: ConnectionIndex) -> &[u8] {
+        &self.connections[on].last_opcodes
     }
 
     /// ExpCmdSN and MaxCmdSN, as the next PDU will carry them.
@@ -383,46 +393,53 @@ impl Session {
     }
 
     /// What waits to be sent; `advance` it by what the stream took and call [`Self::poll`].
-    pub fn transmit(&mut self) -> &mut TransmitQueue {
-        &mut self.connection.transmit
+    pub fn transmit(&mut self, on: ConnectionIndex) -> &mut TransmitQueue {
+        &mut self.connections[on].transmit
     }
 
     /// The same, to look at.
-    pub fn transmit_queue(&self) -> &TransmitQueue {
-        &self.connection.transmit
+    pub fn transmit_queue(&self, on: ConnectionIndex) -> &TransmitQueue {
+        &self.connections[on].transmit
     }
 
     /// The stream took `bytes`.
-    pub fn sent(&mut self, now: Instant, bytes: usize) {
-        self.connection.transmit.advance(bytes);
-        self.connection.last_sent = now;
+    pub fn sent(&mut self, on: ConnectionIndex, now: Instant, bytes: usize) {
+        let connection = &mut self.connections[on];
+        connection.transmit.advance(bytes);
+        connection.last_sent = now;
     }
 
     /// Set once the last response has been queued: when it is sent, the connection ends with this.
-    pub fn logout(&self) -> Option<&Fault> {
-        self.logout.as_ref()
+    pub fn logout(&self, on: ConnectionIndex) -> Option<&Fault> {
+        self.connections[on].logout.as_ref()
     }
 
     /// Takes bytes of the stream from the front of `input`.
     ///
     /// # Errors
     /// What ends the connection. The session's tasks stay until [`Self::detach`].
-    pub fn receive(&mut self, env: &mut Env<'_>, input: &mut &[u8]) -> Result<Progress, Fault> {
-        self.connection.last_received = env.now;
+    pub fn receive(
+        &mut self,
+        env: &mut Env<'_>,
+        on: ConnectionIndex,
+        input: &mut &[u8],
+    ) -> Result<Progress, Fault> {
+        self.connections[on].last_received = env.now;
         loop {
-            if self.logout.is_some() {
+            let connection = &mut self.connections[on];
+            if connection.logout.is_some() {
                 // RFC 7143 §11.14: nothing is served behind the answer to a logout.
                 *input = &[];
                 return Ok(Progress::Done);
             }
-            if self.connection.transmit.is_congested() {
+            if connection.transmit.is_congested() {
                 return Ok(Progress::Paused);
             }
-            match self.connection.framer.next(input)? {
+            match connection.framer.next(input)? {
                 None => return Ok(Progress::Done),
-                Some(Event::Header(header)) => self.begin(env, &header),
-                Some(Event::Data(bytes)) => self.sink(bytes),
-                Some(Event::End { data_digest_ok }) => self.end(env, data_digest_ok),
+                Some(Event::Header(header)) => self.begin(env, on, &header),
+                Some(Event::Data(bytes)) => self.sink(on, bytes),
+                Some(Event::End { data_digest_ok }) => self.end(env, on, data_digest_ok),
             }
         }
     }
@@ -430,15 +447,20 @@ impl Session {
     /// While at least `threshold` bytes of payload are missing that have a place in a task's
     /// buffer: that place, to receive into directly. Call [`Self::received_directly`] with what
     /// came.
-    pub fn direct(&mut self, threshold: u32) -> Option<(&mut DmaBuf, usize, usize)> {
-        let missing = self.connection.framer.missing();
+    pub fn direct(
+        &mut self,
+        on: ConnectionIndex,
+        threshold: u32,
+    ) -> Option<(&mut DmaBuf, usize, usize)> {
+        let connection = &self.connections[on];
+        let missing = connection.framer.missing();
         if missing < threshold {
             return None;
         }
         let Some(Arriving {
             sink: Sink::Task { id, at },
             ..
-        }) = &self.connection.arriving
+        }) = &connection.arriving
         else {
             return None;
         };
@@ -447,12 +469,13 @@ impl Session {
     }
 
     /// `bytes` of payload were received into the place that [`Self::direct`] showed.
-    pub fn received_directly(&mut self, now: Instant, bytes: usize) {
-        self.connection.last_received = now;
+    pub fn received_directly(&mut self, on: ConnectionIndex, now: Instant, bytes: usize) {
+        let connection = &mut self.connections[on];
+        connection.last_received = now;
         let Some(Arriving {
             sink: Sink::Task { id, at },
             ..
-        }) = &mut self.connection.arriving
+        }) = &mut connection.arriving
         else {
             unreachable!("only a task's buffer is received into directly");
         };
@@ -460,18 +483,19 @@ impl Session {
             .tasks
             .find(*id)
             .expect("nothing has run since direct()");
-        self.connection.last_payload = now;
+        connection.last_payload = now;
         let buf = task.data_out.buf.as_ref().expect("direct() showed it");
         for slice in buf.range_slices(*at as usize, bytes) {
-            self.connection.framer.advance_direct(slice);
+            connection.framer.advance_direct(slice);
         }
         *at += u32::try_from(bytes).expect("no more than was missing");
         self.counters.bytes_in += bytes as u64;
     }
 
     /// Puts payload where the header said.
-    fn sink(&mut self, bytes: &[u8]) {
-        let Some(arriving) = &mut self.connection.arriving else {
+    fn sink(&mut self, on: ConnectionIndex, bytes: &[u8]) {
+        let connection = &mut self.connections[on];
+        let Some(arriving) = &mut connection.arriving else {
             return;
         };
         self.counters.bytes_in += bytes.len() as u64;
@@ -483,13 +507,13 @@ impl Session {
                     .find(*id)
                     .and_then(|task| task.data_out.buf.as_mut())
                 {
-                    self.connection.last_payload = self.connection.last_received;
+                    connection.last_payload = connection.last_received;
                     // Copy 1 of 1: from the receive scratch into the buffer that the device reads.
                     buf.copy_from(*at as usize, bytes);
                 }
                 *at += u32::try_from(bytes.len()).expect("a data segment has less than 2^24 bytes");
             }
-            Sink::Text => self.connection.text.request.extend_from_slice(bytes),
+            Sink::Text => connection.text.request.extend_from_slice(bytes),
             Sink::Ping { buf: Some(buf), at } => {
                 let room = buf.len() - *at;
                 let taken = bytes.len().min(room);
@@ -633,7 +657,7 @@ impl Session {
         let was_closed = self.window.is_closed();
         self.grant(env);
         if was_closed && !self.window.is_closed() && self.tasks.is_empty() {
-            self.tell_window();
+            self.tell_window(ConnectionIndex::LEADING);
         }
     }
 
@@ -641,45 +665,54 @@ impl Session {
     /// times a second.
     ///
     /// # Errors
-    /// What ends the connection.
-    pub fn tick(&mut self, env: &mut Env<'_>) -> Result<(), Fault> {
+    /// What ends a connection, and which.
+    pub fn tick(&mut self, env: &mut Env<'_>) -> Result<(), (ConnectionIndex, Fault)> {
         self.expire_aborted(env);
-        if !self.attached {
-            return Ok(());
-        }
         self.reopen(env);
-        if self.connection.transmit.is_empty() {
+        for on in self.connections.indices() {
+            if self.connections[on].attached {
+                self.tick_connection(env, on).map_err(|fault| (on, fault))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tick_connection(&mut self, env: &Env<'_>, on: ConnectionIndex) -> Result<(), Fault> {
+        let connection = &mut self.connections[on];
+        if connection.transmit.is_empty() {
             // The clock of what is to be sent begins with it.
-            self.connection.last_sent = env.now;
+            connection.last_sent = env.now;
         }
         let limit = self.timeouts.no_progress;
-        let last_payload = self.connection.last_payload;
+        let last_payload = connection.last_payload;
         let quiet = |since: Instant| env.now.saturating_duration_since(since) > limit;
-        if !self.connection.transmit.is_empty() && quiet(self.connection.last_sent) {
+        if !connection.transmit.is_empty() && quiet(connection.last_sent) {
             return Err(Fault::NoProgress(limit));
         }
-        if self
-            .tasks
-            .iter()
-            .any(|task| task.waits_for_peer() && quiet(task.last_progress.max(last_payload)))
-        {
+        if self.tasks.iter().any(|task| {
+            task.connection == on
+                && task.waits_for_peer()
+                && quiet(task.last_progress.max(last_payload))
+        }) {
             return Err(Fault::NoProgress(limit));
         }
-        let asked = self.connection.last_text;
+        let asked = connection.last_text;
         if self.is_discovery() && env.now.saturating_duration_since(asked) > DISCOVERY_IDLE_MAX {
             return Err(Fault::DiscoveryIdle(DISCOVERY_IDLE_MAX));
         }
-        self.tick_ping(env.now)
+        self.tick_ping(on, env.now)
     }
 
-    /// The connection is gone: every task is aborted. The session may be dropped, or given another
-    /// connection, once [`Self::is_drained`].
+    /// All connections are gone: every task is aborted. The session may be dropped, or given
+    /// another connection, once [`Self::is_drained`].
     pub fn detach(&mut self, env: &mut Env<'_>) {
-        self.attached = false;
+        for on in self.connections.indices() {
+            self.connections[on].attached = false;
+            self.connections[on].arriving = None;
+        }
         self.waiting.clear();
         self.management.clear();
         self.held.fill(HeldCommand::Missing);
-        self.connection.arriving = None;
         for slot in 0..self.tasks.capacity() {
             if self.tasks.slot(slot).is_some() {
                 self.abort(env, slot, None);
@@ -687,7 +720,9 @@ impl Session {
         }
         self.expire_aborted(env);
         // Only now: until here tasks had buffers in it.
-        self.connection.transmit = TransmitQueue::closed();
+        for on in self.connections.indices() {
+            self.connections[on].transmit = TransmitQueue::closed();
+        }
     }
 
     /// No device, and no other core, has anything of this session.
@@ -715,19 +750,17 @@ impl Session {
         ends: (SocketAddr, SocketAddr),
     ) {
         assert!(
-            self.is_drained() && !self.attached,
+            self.is_drained() && !self.is_attached(),
             "only a drained session is attached again"
         );
-        self.attached = true;
+        self.connections[ConnectionIndex::LEADING].attached = true;
         self.grant(env);
-        self.connection = Self::connection(login, &self.window, last, ends, env.now);
+        let connection = Self::connection(login, &self.window, last, ends, env.now);
+        self.connections[ConnectionIndex::LEADING] = connection;
         let ours = &mut self.negotiated.parameters;
         ours.header_digest = login.parameters.header_digest;
         ours.data_digest = login.parameters.data_digest;
-        ours.initiator_max_recv_data_segment_length =
-            login.parameters.initiator_max_recv_data_segment_length;
         self.negotiated.cid = login.cid;
-        self.logout = None;
     }
 
     /// Queues a unit attention for this nexus on one unit.
@@ -743,25 +776,26 @@ impl Session {
 
     /// Raises MaxCmdSN as far as memory and the task table allow.
     fn grant(&mut self, env: &mut Env<'_>) {
-        if self.attached {
+        if self.is_attached() {
             let under_way = u32::try_from(self.tasks.len()).unwrap_or(u32::MAX);
             self.window.grant(under_way, env.floor, env.pool);
         }
     }
 
-    fn next_stat_sn(&mut self) -> StatSn {
-        let now = self.connection.stat_sn;
-        self.connection.stat_sn = now.next();
+    fn next_stat_sn(&mut self, on: ConnectionIndex) -> StatSn {
+        let now = self.connections[on].stat_sn;
+        self.connections[on].stat_sn = now.next();
         now
     }
 
     /// Queues an answer with a small data segment. The transmit queue keeps room for every answer
     /// that can become due before `receive` pauses, so a full one is a programmer error.
-    fn send(&mut self, bhs: crate::pdu::Bhs, data: &[u8]) {
-        if self.attached {
+    fn send(&mut self, on: ConnectionIndex, bhs: crate::pdu::Bhs, data: &[u8]) {
+        let connection = &mut self.connections[on];
+        if connection.attached {
             self.counters.bytes_out += data.len() as u64;
             assert!(
-                self.connection.transmit.push(bhs, data),
+                connection.transmit.push(bhs, data),
                 "the ring keeps room for answers"
             );
         }

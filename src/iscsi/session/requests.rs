@@ -11,7 +11,7 @@ use crate::pdu::{
 
 use super::super::text::FULL_FEATURE_TEXT_MAX_BYTES as TEXT_BYTES_MAX;
 use super::super::text_phase::{self, TextSession};
-use super::connection::{Kind, Sink, TextExchange};
+use super::connection::{ConnectionIndex, Kind, Sink, TextExchange};
 use super::{Env, Fault, Session};
 
 /// Text bytes that go into one Text Response whatever the initiator takes.
@@ -28,13 +28,15 @@ impl TextExchange {
 
 impl Session {
     /// RFC 7143 §11.18: the ping data come back, as far as the initiator takes them.
-    pub(super) fn begin_nop_out(&mut self, env: &mut Env<'_>, bhs: &Bhs) -> (Kind, Sink) {
+    pub(super) fn begin_nop_out(
+        &mut self,
+        env: &mut Env<'_>,
+        on: ConnectionIndex,
+        bhs: &Bhs,
+    ) -> (Kind, Sink) {
         let nop = NopOut::parse(bhs);
         let length = bhs.data_segment_length() as usize;
-        let limit = self
-            .negotiated
-            .parameters
-            .initiator_max_recv_data_segment_length as usize;
+        let limit = self.connections[on].initiator_max_recv_data_segment_length as usize;
         let wanted = if nop.itt.is_reserved() {
             0
         } else {
@@ -49,11 +51,20 @@ impl Session {
         (Kind::Nop(nop), Sink::Ping { buf, at: 0 })
     }
 
-    pub(super) fn end_nop_out(&mut self, env: &mut Env<'_>, nop: &NopOut, sink: Sink) {
+    pub(super) fn end_nop_out(
+        &mut self,
+        env: &mut Env<'_>,
+        on: ConnectionIndex,
+        nop: &NopOut,
+        sink: Sink,
+    ) {
         if nop.itt.is_reserved() {
             // RFC 7143 §11.18.1: an answer to our ping; never answered again.
-            if self.connection.ping.is_some_and(|(ttt, _)| ttt == nop.ttt) {
-                self.connection.ping = None;
+            if self.connections[on]
+                .ping
+                .is_some_and(|(ttt, _)| ttt == nop.ttt)
+            {
+                self.connections[on].ping = None;
             }
             return;
         }
@@ -65,72 +76,71 @@ impl Session {
             lun: LunField([0; 8]),
             itt: nop.itt,
             ttt: Ttt::RESERVED,
-            stat_sn: self.next_stat_sn(),
+            stat_sn: self.next_stat_sn(on),
             exp_cmd_sn: self.window.exp_cmd_sn(),
             max_cmd_sn: self.window.max_cmd_sn(),
         };
         match sink {
-            Sink::Ping { buf: Some(buf), at } if self.attached => {
-                let held = self.connection.transmit.hold(buf);
-                self.connection
-                    .transmit
-                    .push_payload(response.emit(), &held, 0..at);
-                self.connection.transmit.release(held);
+            Sink::Ping { buf: Some(buf), at } if self.connections[on].attached => {
+                let transmit = &mut self.connections[on].transmit;
+                let held = transmit.hold(buf);
+                transmit.push_payload(response.emit(), &held, 0..at);
+                transmit.release(held);
             }
-            _ => self.send(response.emit(), &[]),
+            _ => self.send(on, response.emit(), &[]),
         }
     }
 
     /// Pings a peer that has been silent, and gives up on one that does not answer (RFC 7143
     /// §11.19).
-    pub(super) fn tick_ping(&mut self, now: Instant) -> Result<(), Fault> {
+    pub(super) fn tick_ping(&mut self, on: ConnectionIndex, now: Instant) -> Result<(), Fault> {
         let Some(interval) = self.timeouts.ping_interval else {
             return Ok(());
         };
-        if let Some((_, since)) = self.connection.ping {
+        if let Some((_, since)) = self.connections[on].ping {
             // Anything that came since then shows that the peer lives.
-            if self.connection.last_received > since {
-                self.connection.ping = None;
+            if self.connections[on].last_received > since {
+                self.connections[on].ping = None;
             } else if now.saturating_duration_since(since) > self.timeouts.ping_timeout {
                 return Err(Fault::PingTimeout(self.timeouts.ping_timeout));
             }
             return Ok(());
         }
-        let silent = now.saturating_duration_since(self.connection.last_received) > interval;
-        if silent && self.connection.transmit.has_room() {
+        let silent = now.saturating_duration_since(self.connections[on].last_received) > interval;
+        if silent && self.connections[on].transmit.has_room() {
             self.ttt = self.ttt.wrapping_add(1);
             // No task has this slot, so the tag cannot be taken for that of an R2T.
             let ttt = Ttt(0xfffe_0000 | u32::from(self.ttt));
-            self.connection.ping = Some((ttt, now));
-            self.send_nop_in(ttt);
+            self.connections[on].ping = Some((ttt, now));
+            self.send_nop_in(on, ttt);
         }
         Ok(())
     }
 
     /// Tells ExpCmdSN and MaxCmdSN.
-    pub(super) fn tell_window(&mut self) {
-        self.send_nop_in(Ttt::RESERVED);
+    pub(super) fn tell_window(&mut self, on: ConnectionIndex) {
+        self.send_nop_in(on, Ttt::RESERVED);
     }
 
     /// A NOP-In of our own; with a tag it asks for an answer (RFC 7143 §11.19).
-    fn send_nop_in(&mut self, ttt: Ttt) {
+    fn send_nop_in(&mut self, on: ConnectionIndex, ttt: Ttt) {
         let nop = NopIn {
             lun: LunField([0; 8]),
             itt: Itt::RESERVED,
             ttt,
             // RFC 7143 §11.19: it carries the next StatSN and does not advance it.
-            stat_sn: self.connection.stat_sn,
+            stat_sn: self.connections[on].stat_sn,
             exp_cmd_sn: self.window.exp_cmd_sn(),
             max_cmd_sn: self.window.max_cmd_sn(),
         };
-        self.send(nop.emit(), &[]);
+        self.send(on, nop.emit(), &[]);
     }
 
-    pub(super) fn begin_text(&mut self, bhs: &Bhs) -> (Kind, Sink) {
+    pub(super) fn begin_text(&mut self, on: ConnectionIndex, bhs: &Bhs) -> (Kind, Sink) {
         let Ok(request) = TextRequest::parse(bhs) else {
             return (Kind::Reject(RejectReason::InvalidPduField), Sink::Discard);
         };
-        let text = &mut self.connection.text;
+        let text = &mut self.connections[on].text;
         // RFC 7143 §11.10.4: a request that continues names our tag; one that does not starts
         // afresh.
         if request.ttt.is_reserved() {
@@ -147,53 +157,55 @@ impl Session {
         (Kind::Text(request), Sink::Text)
     }
 
-    pub(super) fn end_text(&mut self, env: &mut Env<'_>, bhs: &Bhs, request: &TextRequest) {
-        self.connection.last_text = env.now;
+    pub(super) fn end_text(
+        &mut self,
+        env: &mut Env<'_>,
+        on: ConnectionIndex,
+        bhs: &Bhs,
+        request: &TextRequest,
+    ) {
+        self.connections[on].last_text = env.now;
         if !self.in_window(request.immediate, request.cmd_sn) {
             self.counters.ignored_pdus += 1;
             return;
         }
-        let asks_for_more = self.connection.text.answered < self.connection.text.answer.len();
+        let asks_for_more =
+            self.connections[on].text.answered < self.connections[on].text.answer.len();
         if request.continue_ {
             self.take_cmd_sn(env, request.immediate, request.cmd_sn);
             // RFC 7143 §11.10.2: an empty response asks for the rest.
-            self.respond_text(request.itt, 0, false);
+            self.respond_text(on, request.itt, 0, false);
             return;
         }
         if !asks_for_more {
-            let asked = std::mem::take(&mut self.connection.text.request);
+            let asked = std::mem::take(&mut self.connections[on].text.request);
             let session = TextSession::of(
                 &self.negotiated,
-                self.connection.local,
-                self.connection.peer,
+                self.connections[on].local,
+                self.connections[on].peer,
             );
             let Ok(answer) = text_phase::answer(&asked, session, env.nodes) else {
                 // RFC 7143 §7.3: the CmdSN of what is rejected does not count as received.
-                self.connection.text.reset();
-                self.reject(bhs, RejectReason::ProtocolError);
+                self.connections[on].text.reset();
+                self.reject(on, bhs, RejectReason::ProtocolError);
                 return;
             };
-            self.connection.text.answer = answer.text;
+            self.connections[on].text.answer = answer.text;
             if let Some(length) = answer.initiator_max_recv_data_segment_length {
-                self.negotiated
-                    .parameters
-                    .initiator_max_recv_data_segment_length = length;
+                self.connections[on].initiator_max_recv_data_segment_length = length;
             }
-            self.connection.text.answered = 0;
+            self.connections[on].text.answered = 0;
         }
         self.take_cmd_sn(env, request.immediate, request.cmd_sn);
-        let limit = self
-            .negotiated
-            .parameters
-            .initiator_max_recv_data_segment_length as usize;
-        let left = self.connection.text.answer.len() - self.connection.text.answered;
+        let limit = self.connections[on].initiator_max_recv_data_segment_length as usize;
+        let left = self.connections[on].text.answer.len() - self.connections[on].text.answered;
         let now = left.min(limit).min(TEXT_SEGMENT_MAX);
-        self.respond_text(request.itt, now, now == left && request.final_);
+        self.respond_text(on, request.itt, now, now == left && request.final_);
     }
 
     /// Sends the next `bytes` of the answer. The last one ends the exchange.
-    fn respond_text(&mut self, itt: Itt, bytes: usize, last: bool) {
-        let text = &mut self.connection.text;
+    fn respond_text(&mut self, on: ConnectionIndex, itt: Itt, bytes: usize, last: bool) {
+        let text = &mut self.connections[on].text;
         let from = text.answered;
         text.answered += bytes;
         let more = text.answered < text.answer.len();
@@ -213,22 +225,22 @@ impl Session {
             lun: LunField([0; 8]),
             itt,
             ttt,
-            stat_sn: self.next_stat_sn(),
+            stat_sn: self.next_stat_sn(on),
             exp_cmd_sn: self.window.exp_cmd_sn(),
             max_cmd_sn: self.window.max_cmd_sn(),
         };
-        self.send(response.emit(), &segment);
+        self.send(on, response.emit(), &segment);
     }
 
     /// RFC 7143 §11.14: closing the session or the connection ends both here, since a session has
     /// one connection; removing a connection for recovery needs ErrorRecoveryLevel 2.
-    pub(super) fn logout_request(&mut self, env: &mut Env<'_>, bhs: &Bhs) {
+    pub(super) fn logout_request(&mut self, env: &mut Env<'_>, on: ConnectionIndex, bhs: &Bhs) {
         let Ok(request) = LogoutRequest::parse(bhs) else {
-            self.reject(bhs, RejectReason::InvalidPduField);
+            self.reject(on, bhs, RejectReason::InvalidPduField);
             return;
         };
         if self.is_logging_out() {
-            self.reject(bhs, RejectReason::ProtocolError);
+            self.reject(on, bhs, RejectReason::ProtocolError);
             return;
         }
         if !self.take_cmd_sn(env, request.immediate, request.cmd_sn) {
@@ -237,44 +249,55 @@ impl Session {
         }
         let code = match request.reason {
             LogoutReason::CloseSession => LogoutResponseCode::Closed,
-            LogoutReason::CloseConnection if request.cid == self.connection.cid => {
+            LogoutReason::CloseConnection if request.cid == self.connections[on].cid => {
                 LogoutResponseCode::Closed
             }
             LogoutReason::CloseConnection => LogoutResponseCode::CidNotFound,
             LogoutReason::RemoveConnectionForRecovery => LogoutResponseCode::RecoveryNotSupported,
         };
         if code == LogoutResponseCode::Closed {
-            self.log_out(env, request.itt);
+            self.log_out(env, on, request.itt);
         } else {
-            self.respond_logout(request.itt, code);
+            self.respond_logout(on, request.itt, code);
         }
     }
 
     /// Answers a logout. A session that is closed ends behind the answer.
-    pub(super) fn respond_logout(&mut self, itt: Itt, code: LogoutResponseCode) {
+    pub(super) fn respond_logout(
+        &mut self,
+        on: ConnectionIndex,
+        itt: Itt,
+        code: LogoutResponseCode,
+    ) {
         let response = LogoutResponse {
             response: code,
             itt,
-            stat_sn: self.next_stat_sn(),
+            stat_sn: self.next_stat_sn(on),
             exp_cmd_sn: self.window.exp_cmd_sn(),
             max_cmd_sn: self.window.max_cmd_sn(),
             time2wait: 0,
             time2retain: 0,
         };
-        self.send(response.emit(), &[]);
+        self.send(on, response.emit(), &[]);
         if code == LogoutResponseCode::Closed {
-            self.logout = Some(Fault::LoggedOut);
+            self.connections[on].logout = Some(Fault::LoggedOut);
         }
     }
 
     /// Asks the initiator to log out within `seconds` (RFC 7143 §11.9.1, event 1).
     pub fn ask_to_log_out(&mut self, seconds: u16) {
-        if !self.attached || !self.connection.transmit.has_room() {
-            return;
+        for on in self.connections.indices() {
+            let connection = &self.connections[on];
+            if connection.attached && connection.transmit.has_room() {
+                self.request_logout(on, seconds);
+            }
         }
+    }
+
+    fn request_logout(&mut self, on: ConnectionIndex, seconds: u16) {
         let message = AsyncMessage {
             lun: LunField([0; 8]),
-            stat_sn: self.next_stat_sn(),
+            stat_sn: self.next_stat_sn(on),
             exp_cmd_sn: self.window.exp_cmd_sn(),
             max_cmd_sn: self.window.max_cmd_sn(),
             event: AsyncEvent::LogoutRequested,
@@ -283,19 +306,19 @@ impl Session {
             parameter3: seconds,
             vcode: 0,
         };
-        self.send(message.emit(), &[]);
+        self.send(on, message.emit(), &[]);
     }
 
     /// RFC 7143 §11.17: says why a PDU was not taken, with its header.
-    pub(super) fn reject(&mut self, bhs: &Bhs, reason: RejectReason) {
+    pub(super) fn reject(&mut self, on: ConnectionIndex, bhs: &Bhs, reason: RejectReason) {
         self.counters.rejects += 1;
         let reject = Reject {
             reason,
-            stat_sn: self.next_stat_sn(),
+            stat_sn: self.next_stat_sn(on),
             exp_cmd_sn: self.window.exp_cmd_sn(),
             max_cmd_sn: self.window.max_cmd_sn(),
             data_sn: 0,
         };
-        self.send(reject.emit(), bhs.bytes());
+        self.send(on, reject.emit(), bhs.bytes());
     }
 }

@@ -21,6 +21,7 @@ use crate::scsi::{Command, Outcome};
 
 use super::super::transmit::Held;
 use super::MANAGEMENT_MAX;
+use super::connection::ConnectionIndex;
 use super::table::TaskId;
 
 /// R2Ts that one task may have outstanding: what we offer as MaxOutstandingR2T.
@@ -123,6 +124,8 @@ pub(super) type AbortedBy = ArrayVec<u32, { MANAGEMENT_MAX + 1 }>;
 #[derive(Debug)]
 pub(super) struct Task {
     pub(super) id: TaskId,
+    /// Its allegiance (RFC 7143 §4.2.3): data, R2Ts and status go this way and no other.
+    pub(super) connection: ConnectionIndex,
     pub(super) itt: Itt,
     pub(super) lun: LunField,
     pub(super) cmd_sn: CmdSn,
