@@ -4,9 +4,9 @@
 //! that is tested here is also taken away once, and the same check must then notice: a check
 //! returns what it saw, one test wants the good answer, the other the bad one.
 //!
-//! `aborts` and `resets`: task management. `reinstatement`: logins that supersede. `endings`:
-//! logout and the stop of the daemon. `freeze`: COMPARE AND WRITE against all others. `replicas`:
-//! what every core must know of a unit. `acts`: what all of them do.
+//! `aborts` and `resets`: task management. `task_sets`: the order of tasks. `reinstatement`: logins
+//! that supersede. `endings`: logout and the stop of the daemon. `freeze`: COMPARE AND WRITE
+//! against all others. `replicas`: what every core must know of a unit. `acts`: what all of them do.
 
 #![expect(
     clippy::tests_outside_test_module,
@@ -29,3 +29,5 @@ mod replicas;
 mod resets;
 #[path = "common/served.rs"]
 mod served;
+#[path = "concurrency/task_sets.rs"]
+mod task_sets;

@@ -209,6 +209,7 @@ impl Session {
             verdict: None,
             changing: (UnitIndex(0), 0, 0),
             freeze: None,
+            in_order: false,
             aborted: false,
             aborted_by: AbortedBy::new(),
             last_progress: env.now,
@@ -290,6 +291,17 @@ impl Session {
             self.finish(env, id.slot, verdict);
             return;
         }
+        let simple = task.command.attribute == scsi::TaskAttribute::Simple;
+        if (simple && self.ordering.is_idle()) || self.enter_task_set(env, id) {
+            self.start(env, id);
+        }
+    }
+
+    /// Begins a command whose turn it is.
+    pub(super) fn start(&mut self, env: &mut Env<'_>, id: TaskId) {
+        let Some(task) = self.tasks.find(id) else {
+            return;
+        };
         let (scsi, step) = {
             let command = task.command;
             let mapped = task.mapped;
@@ -484,9 +496,11 @@ impl Session {
             exp_data_sn,
         };
         self.send(task.connection, response.emit(), &data[..length]);
+        self.leave_task_set(env, &task);
     }
 
     /// Takes a task out of the table, returns what it had reserved, and lets the window rise.
+    /// Callers end with [`Self::leave_task_set`].
     pub(super) fn retire(&mut self, env: &mut Env<'_>, slot: u16) -> Task {
         let mut task = self.tasks.remove(slot);
         if let Some(piece) = task.data_in.piece.take() {
@@ -560,7 +574,7 @@ impl Task {
     pub(super) fn waits_for_peer(&self) -> bool {
         match self.state {
             State::Arriving | State::Held | State::Draining => true,
-            State::Collecting => self.data_out.open(),
+            State::Blocked | State::Collecting => self.data_out.open(),
             // What waits for room to be sent is judged by what is being sent.
             State::Streaming | State::Device | State::Changing => false,
         }

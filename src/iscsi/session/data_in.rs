@@ -253,5 +253,6 @@ impl Session {
         let transmit = &mut self.connections[task.connection].transmit;
         transmit.push_payload(pdu.emit(), &piece.held, range);
         transmit.release(piece.held);
+        self.leave_task_set(env, &task);
     }
 }

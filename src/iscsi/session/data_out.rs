@@ -218,7 +218,9 @@ impl Session {
         let held: usize = self
             .tasks
             .iter()
-            .filter(|task| task.id.slot != slot)
+            // What waits in a task set has no more than its own reservation, and may wait for the
+            // very task that asks.
+            .filter(|task| task.id.slot != slot && task.state != State::Blocked)
             .map(|task| task.data_out.chunks())
             .sum();
         let quota = env.pool.chunks() / SESSION_PART;

@@ -26,6 +26,8 @@ pub enum Guard {
     ReinstatementOrder,
     /// Commands are delivered in the order of CmdSN.
     CmdSnOrder,
+    /// A command starts when the order of its task set lets it.
+    TaskSetOrder,
     /// Data whose digest is wrong are not used.
     DataDigest,
     /// A Logout Response waits for what the session has at the devices.

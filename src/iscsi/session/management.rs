@@ -147,7 +147,7 @@ impl Session {
             // RFC 7143 §4.2.3.3 asks only the functions that reach several tasks to wait for data
             // that were asked for; late Data-Out of this one finds no task.
             self.let_go_of_peer(env, slot);
-            self.finish_management(env);
+            self.gathered(env, id);
             return;
         }
         // RFC 7143 §11.6.1: a command that is still on its way counts as received and aborted, if
@@ -177,7 +177,7 @@ impl Session {
         };
         let id = self.begin_management(on, request.itt, false, Answer::Function);
         self.abort_unit(env, unit, Some(id), Some(request.cmd_sn));
-        self.finish_management(env);
+        self.gathered(env, id);
     }
 
     fn reset(
@@ -197,6 +197,7 @@ impl Session {
         for unit in &units {
             self.abort_unit(env, *unit, Some(management), Some(request.cmd_sn));
         }
+        self.gathered(env, management);
         let scope = ResetScope {
             units,
             condition,
@@ -222,9 +223,19 @@ impl Session {
             connection,
             itt,
             remote,
+            gathering: true,
             answer,
         });
         self.management_id
+    }
+
+    /// All tasks that the request `id` waits for are marked: it may be answered from here on.
+    fn gathered(&mut self, env: &mut Env<'_>, id: u32) {
+        let found = self.management.iter_mut().find(|pending| pending.id == id);
+        if let Some(pending) = found {
+            pending.gathering = false;
+        }
+        self.finish_management(env);
     }
 
     /// All other sessions and cores have acknowledged the reset.
@@ -255,6 +266,7 @@ impl Session {
         unit: UnitIndex,
         except: Option<TaskId>,
     ) {
+        let suspended = self.ordering.suspend();
         for slot in 0..self.tasks.capacity() {
             let Some(task) = self.tasks.slot(slot) else {
                 continue;
@@ -263,6 +275,7 @@ impl Session {
                 self.abort(env, slot, None);
             }
         }
+        self.resume_ordering(env, suspended);
     }
 
     /// Something of an aborted task for one of these units is still at a device; with `asked`, or
@@ -284,6 +297,7 @@ impl Session {
         by: Option<u32>,
         before: Option<CmdSn>,
     ) {
+        let suspended = self.ordering.suspend();
         for slot in 0..self.tasks.capacity() {
             let Some(task) = self.tasks.slot(slot) else {
                 continue;
@@ -294,6 +308,7 @@ impl Session {
                 self.abort(env, slot, by);
             }
         }
+        self.resume_ordering(env, suspended);
     }
 
     /// Ends a task without an answer: now, or when its device and its peer have let go of it.
@@ -324,6 +339,10 @@ impl Session {
         if !task.is_free() {
             return;
         }
+        if task.state == State::Blocked {
+            // It has left the queue of its task set.
+            task.state = State::Draining;
+        }
         task.data_out.buf = None;
         if !task.data_out.open() || !attached {
             self.finish_aborted(env, slot);
@@ -339,8 +358,9 @@ impl Session {
         }
         task.data_out.r2ts.clear();
         task.data_out.unsolicited_open = false;
-        self.retire(env, slot);
+        let task = self.retire(env, slot);
         self.finish_management(env);
+        self.leave_task_set(env, &task);
     }
 
     /// Lets go of aborted tasks whose peer does not send what it was asked for.
@@ -369,7 +389,7 @@ impl Session {
                 Answer::Logout => Guard::LogoutWaits,
                 Answer::Function | Answer::ColdReset => Guard::AbortWaitsForDevice,
             };
-            let waits = pending.remote || (tasks && env.guards.hold(guard));
+            let waits = pending.remote || pending.gathering || (tasks && env.guards.hold(guard));
             if waits {
                 at += 1;
             } else {
@@ -402,6 +422,7 @@ impl Session {
     /// what is at the devices.
     pub(super) fn log_out(&mut self, env: &mut Env<'_>, on: ConnectionIndex, itt: Itt) {
         let id = self.begin_management(on, itt, false, Answer::Logout);
+        let suspended = self.ordering.suspend();
         for slot in 0..self.tasks.capacity() {
             if self.tasks.slot(slot).is_some() {
                 self.abort(env, slot, Some(id));
@@ -409,7 +430,8 @@ impl Session {
                 self.let_go_of_peer(env, slot);
             }
         }
-        self.finish_management(env);
+        self.resume_ordering(env, suspended);
+        self.gathered(env, id);
     }
 
     /// Ends an aborted task that waits for nothing but its peer.

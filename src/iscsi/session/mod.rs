@@ -16,9 +16,10 @@
 //! window has a reserved place. After every call the caller sends what waits and submits what was
 //! requested.
 //!
-//! Files: `window` (CmdSN), `table` and `task` (tasks), `command` (arrival, delivery, steps,
-//! answers), `data_out` (immediate, unsolicited, R2T), `data_in` (pieces, PDUs, residuals),
-//! `management` (task management, resets), `requests` (NOP, text, logout, reject), `connection`.
+//! Files: `window` (CmdSN), `table` and `task` (tasks), `task_set` (their order), `command`
+//! (arrival, delivery, steps, answers), `data_out` (immediate, unsolicited, R2T), `data_in`
+//! (pieces, PDUs, residuals), `management` (task management, resets), `requests` (NOP, text,
+//! logout, reject), `connection`.
 
 mod command;
 mod connection;
@@ -29,6 +30,7 @@ mod management;
 mod requests;
 mod table;
 mod task;
+mod task_set;
 mod window;
 
 use std::collections::VecDeque;
@@ -56,6 +58,7 @@ pub use guards::{Guard, Guards};
 pub use table::TaskId;
 use table::TaskTable;
 pub use task::OUTSTANDING_R2T_MAX;
+use task_set::Ordering;
 use window::Window;
 
 /// Commands of one session that may be under way: the depth of its window.
@@ -185,6 +188,8 @@ struct Management {
     itt: crate::pdu::Itt,
     /// Other sessions and cores have not acknowledged yet.
     remote: bool,
+    /// The tasks that it waits for are still being looked up.
+    gathering: bool,
     answer: Answer,
 }
 
@@ -220,6 +225,7 @@ pub struct Session {
     lun_numbers: Vec<u16>,
     window: Window,
     tasks: TaskTable,
+    ordering: Ordering,
     /// Commands that wait for a lower CmdSN, by CmdSN modulo the length.
     held: Box<[HeldCommand]>,
     /// Tasks that wait for buffers or for room to send, oldest first.
@@ -278,6 +284,7 @@ impl Session {
             luns,
             window,
             tasks: TaskTable::new(QUEUE_DEPTH_MAX + IMMEDIATE_MAX),
+            ordering: Ordering::new(),
             held: vec![HeldCommand::Missing; usize::from(QUEUE_DEPTH_MAX)].into_boxed_slice(),
             waiting: VecDeque::with_capacity(usize::from(QUEUE_DEPTH_MAX + IMMEDIATE_MAX)),
             connections: Connections::new(connection),
@@ -713,12 +720,14 @@ impl Session {
         self.waiting.clear();
         self.management.clear();
         self.held.fill(HeldCommand::Missing);
+        let suspended = self.ordering.suspend();
         for slot in 0..self.tasks.capacity() {
             if self.tasks.slot(slot).is_some() {
                 self.abort(env, slot, None);
             }
         }
         self.expire_aborted(env);
+        self.resume_ordering(env, suspended);
         // Only now: until here tasks had buffers in it.
         for on in self.connections.indices() {
             self.connections[on].transmit = TransmitQueue::closed();

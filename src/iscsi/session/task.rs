@@ -3,8 +3,8 @@
 //! ```text
 //!          ┌► Held (CmdSN gap) ┐           ┌─► Device ─────┐
 //! Arriving ┴───────────────────┴► a step ──┼─► Collecting ─┼► a step … ► Draining ► answered
-//!                                          ├─► Streaming ──┤  (the peer still sends what
-//!                                          └─► Changing ───┘   nobody wants)
+//!              └► Blocked ┘                ├─► Streaming ──┤  (the peer still sends what
+//!               (task set)                 └─► Changing ───┘   nobody wants)
 //! ```
 //!
 //! Buffers: `reserved` chunks of the pool belong to the task until it turns them into `data` or
@@ -33,6 +33,8 @@ pub(super) enum State {
     Arriving,
     /// Complete, but a command with a lower CmdSN is missing.
     Held,
+    /// Delivered, but its task set has others go first (SAM-5 §8.7).
+    Blocked,
     /// Waits for Data-Out, or for buffers for it.
     Collecting,
     /// At the unit's device.
@@ -149,6 +151,8 @@ pub(super) struct Task {
     pub(super) changing: (UnitIndex, u64, u64),
     /// It keeps others from changing blocks of this unit.
     pub(super) freeze: Option<UnitIndex>,
+    /// Counted among those that others of its task set may have to wait for.
+    pub(super) in_order: bool,
     /// Will not be answered; stays while the device or the peer has something of it.
     pub(super) aborted: bool,
     /// The task management requests that wait for this one to be gone.
