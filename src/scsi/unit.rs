@@ -137,6 +137,16 @@ impl NotReadyReason {
     }
 }
 
+/// What becomes of the other commands of a task set when one ends with CHECK CONDITION (SPC-4,
+/// Control mode page, QERR field). With a task set for each nexus, 01b and 11b mean the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Qerr {
+    KeepOthers = 0b00,
+    AbortTaskSet = 0b01,
+    AbortOfNexus = 0b11,
+}
+
 /// One core's replica of a logical unit.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogicalUnit {
@@ -146,6 +156,8 @@ pub struct LogicalUnit {
     ready: ReadyState,
     started: bool,
     pub(super) kept: NonVolatile,
+    tas: bool,
+    qerr: Qerr,
 }
 
 impl LogicalUnit {
@@ -160,6 +172,8 @@ impl LogicalUnit {
             ready: ReadyState::Ready,
             started: true,
             kept: NonVolatile::default(),
+            tas: false,
+            qerr: Qerr::KeepOthers,
         }
     }
 
@@ -185,6 +199,8 @@ impl LogicalUnit {
             ready,
             started: true,
             kept: NonVolatile::default(),
+            tas: false,
+            qerr: Qerr::KeepOthers,
         }
     }
 
@@ -214,6 +230,23 @@ impl LogicalUnit {
     /// (SPC-4, Control mode page): zero, and not changeable, so fixed.
     pub fn sense_format(&self) -> SenseFormat {
         SenseFormat::Fixed
+    }
+
+    /// The TAS bit of the Control mode page (SPC-4): commands that another nexus aborts are
+    /// answered with TASK ABORTED, not with silence.
+    pub fn tas(&self) -> bool {
+        self.tas
+    }
+
+    /// The QERR field of the Control mode page (SPC-4).
+    pub fn qerr(&self) -> Qerr {
+        self.qerr
+    }
+
+    /// The same bits, set as MODE SELECT would.
+    #[cfg(test)]
+    pub(crate) fn set_task_control(&mut self, tas: bool, qerr: Qerr) {
+        (self.tas, self.qerr) = (tas, qerr);
     }
 
     /// The device came, went or recovered.

@@ -1,6 +1,8 @@
 //! The command window: order, duplicates, gaps, immediate commands, its depth (RFC 7143 §4.2.2.1).
 
-use super::by_hand::{GOOD, next_reject, next_status, send, write_by_hand};
+use super::by_hand::{
+    ABORTED_COMMAND, GOOD, check_condition, next_reject, next_status, send, write_by_hand,
+};
 use super::served::{BLOCK, Served, config, login, pattern, ping, until};
 use iiblockdaemon::iscsi::session::Guard;
 use iiblockdaemon::pdu::{CmdSn, LunField, NopOut, RejectReason, Ttt};
@@ -95,8 +97,9 @@ fn immediate_commands_beyond_the_reserve_are_rejected() {
     assert_eq!(next_status(&mut it), GOOD);
 }
 
+/// SAM-5 §5.11: both commands are lost, and the initiator is told when neither can land any more.
 #[test]
-fn a_tag_that_is_in_use_is_rejected() {
+fn a_tag_that_is_in_use_is_an_overlapped_command() {
     let served = Served::start(config());
     let mut it = served.session(login());
     served.faults[0].hold_writes(true);
@@ -105,13 +108,25 @@ fn a_tag_that_is_in_use_is_rejected() {
     let mut second = write_by_hand(&mut it, 1, 1);
     let own = std::mem::replace(&mut second.itt, first.itt);
     send(&mut it, &second, &[2; 512]);
-    let (reason, header) = next_reject(&mut it);
-    assert_eq!(reason, RejectReason::TaskInProgress);
-    assert_eq!(header, second.emit().with_lengths(0, 512));
-    second.itt = own;
-    send(&mut it, &second, &[3; 512]);
+    for _ in 0..20 {
+        ping(&mut it).unwrap();
+    }
+    assert!(
+        it.engine().poll_event().is_none(),
+        "the first is at the device"
+    );
     served.faults[0].hold_writes(false);
-    assert_eq!(next_status(&mut it), GOOD);
+    assert_eq!(
+        next_status(&mut it),
+        check_condition((ABORTED_COMMAND, 0x4e, 0x00))
+    );
+    // Sent again as it was, it is a duplicate: its CmdSN is behind the window.
+    send(&mut it, &second, &[3; 512]);
+    ping(&mut it).unwrap();
+    assert!(it.engine().poll_event().is_none());
+    second.itt = own;
+    second.cmd_sn = it.engine().take_cmd_sn(false);
+    send(&mut it, &second, &[3; 512]);
     assert_eq!(next_status(&mut it), GOOD);
     assert!(it.read_blocks(0, 1, 1, BLOCK).unwrap() == [3; 512]);
 }

@@ -24,6 +24,8 @@ use super::{Effect, Env, Guard, HeldCommand, IMMEDIATE_MAX, Session};
 pub(super) const UNEXPECTED_UNSOLICITED_DATA: AdditionalSense = AdditionalSense::new(0x0c, 0x0c);
 pub(super) const INCORRECT_AMOUNT_OF_DATA: AdditionalSense = AdditionalSense::new(0x0c, 0x0d);
 pub(super) const PROTOCOL_SERVICE_CRC_ERROR: AdditionalSense = AdditionalSense::new(0x47, 0x05);
+/// SAM-5 §5.11: a tag that is in use came again.
+const OVERLAPPED_COMMANDS_ATTEMPTED: AdditionalSense = AdditionalSense::new(0x4e, 0x00);
 
 /// CHECK CONDITION, ABORTED COMMAND with this code.
 pub(super) fn aborted_command(additional: AdditionalSense) -> Outcome {
@@ -146,13 +148,10 @@ impl Session {
         } else if self.tasks.iter().filter(|task| task.immediate).count() >= IMMEDIATE_MAX.into() {
             return reject(RejectReason::TooManyImmediateCommands);
         }
-        // RFC 7143 §11.2.1.8: a tag names one task at a time.
         if command.itt.is_reserved() {
             return reject(RejectReason::InvalidPduField);
         }
-        if self.tasks.by_itt(command.itt).is_some() {
-            return reject(RejectReason::TaskInProgress);
-        }
+        let overlaps = self.tasks.by_itt(command.itt).is_some();
         let Some(cdb) = full_cdb(&command, header) else {
             return reject(RejectReason::InvalidPduField);
         };
@@ -165,6 +164,12 @@ impl Session {
                     AdditionalSense::INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT,
                 )),
             });
+        }
+        if overlaps {
+            // RFC 7143 §11.2.1.8: a tag names one task at a time. A command that is only sent again
+            // has its old CmdSN and was dropped above.
+            task.clears = true;
+            task.verdict = Some(aborted_command(OVERLAPPED_COMMANDS_ATTEMPTED));
         }
         let immediate = header.bhs.data_segment_length();
         let id = self.tasks.insert(task);
@@ -210,6 +215,8 @@ impl Session {
             changing: (UnitIndex(0), 0, 0),
             freeze: None,
             in_order: false,
+            clears: false,
+            tells_aborted: false,
             aborted: false,
             aborted_by: AbortedBy::new(),
             last_progress: env.now,
@@ -237,6 +244,10 @@ impl Session {
             return;
         };
         self.counters.commands += 1;
+        if task.clears {
+            self.abort_overlapped(env, id);
+        }
+        let task = self.tasks.find(id).expect("it aborts others only");
         if task.immediate {
             self.deliver(env, id);
             return;
@@ -418,6 +429,12 @@ impl Session {
 
     /// The task is decided. Parameter data stand in `env.data_in`.
     pub(super) fn finish(&mut self, env: &mut Env<'_>, slot: u16, outcome: Outcome) {
+        if outcome.status == Status::CheckCondition && self.clears_first(env, slot) {
+            let task = self.tasks.slot(slot).expect("it aborts others only");
+            task.state = State::Clearing;
+            task.verdict = Some(outcome);
+            return;
+        }
         let task = self.tasks.slot(slot).expect("callers have found it");
         if task.data_out.open() {
             // RFC 7143 §11.4: the status follows the data that the initiator still sends; nobody
@@ -576,7 +593,7 @@ impl Task {
             State::Arriving | State::Held | State::Draining => true,
             State::Blocked | State::Collecting => self.data_out.open(),
             // What waits for room to be sent is judged by what is being sent.
-            State::Streaming | State::Device | State::Changing => false,
+            State::Streaming | State::Device | State::Changing | State::Clearing => false,
         }
     }
 }

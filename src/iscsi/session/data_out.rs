@@ -40,6 +40,8 @@ impl Session {
             task.reserved = own;
         }
         if task.verdict.is_some() {
+            // RFC 7143 §13.10: nothing follows that would have to be waited for.
+            task.data_out.unsolicited_open &= !initial_r2t;
             return Sink::Discard;
         }
         let wrong = if immediate > 0 && !(immediate_data && command.write) {

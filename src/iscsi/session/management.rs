@@ -9,10 +9,9 @@ use crate::pdu::{
     Bhs, CmdSn, Itt, LogoutResponseCode, TaskManagementFunction, TaskManagementRequest,
     TaskManagementResponse, TaskManagementResponseCode as Code,
 };
-use crate::scsi::UnitAttention;
+use crate::scsi::{Outcome, Status, UnitAttention};
 
 use super::connection::ConnectionIndex;
-use super::table::TaskId;
 use super::task::{State, Task};
 use super::window::Place;
 use super::{
@@ -253,29 +252,9 @@ impl Session {
     /// A reset that another session asked for reaches these units.
     pub fn reset_by_other(&mut self, env: &mut Env<'_>, scope: &ResetScope) {
         for unit in &scope.units {
-            self.abort_for_other(env, *unit, None);
+            self.abort_by_other(env, *unit);
             self.raise(*unit, scope.condition);
         }
-    }
-
-    /// Aborts what the session has at a unit because another nexus asked for it, but the task
-    /// `except`.
-    pub(super) fn abort_for_other(
-        &mut self,
-        env: &mut Env<'_>,
-        unit: UnitIndex,
-        except: Option<TaskId>,
-    ) {
-        let suspended = self.ordering.suspend();
-        for slot in 0..self.tasks.capacity() {
-            let Some(task) = self.tasks.slot(slot) else {
-                continue;
-            };
-            if Some(task.id) != except && self.unit_of(slot) == Some(unit) {
-                self.abort(env, slot, None);
-            }
-        }
-        self.resume_ordering(env, suspended);
     }
 
     /// Something of an aborted task for one of these units is still at a device; with `asked`, or
@@ -320,6 +299,7 @@ impl Session {
                 task.aborted_by.clear();
             }
             task.aborted_by.push(by);
+            task.tells_aborted = false;
         }
         if task.state == State::Arriving && attached {
             // Its own PDU is not whole: it has not counted yet and comes after what aborts.
@@ -358,9 +338,20 @@ impl Session {
         }
         task.data_out.r2ts.clear();
         task.data_out.unsolicited_open = false;
-        let task = self.retire(env, slot);
-        self.finish_management(env);
-        self.leave_task_set(env, &task);
+        if task.tells_aborted && self.connections[task.connection].attached {
+            // SAM-5 §5.3.1: what another nexus aborted ends with a status, if TAS says so.
+            let outcome = Outcome {
+                status: Status::TaskAborted,
+                sense: None,
+            };
+            self.respond(env, slot, outcome, 0);
+            self.finish_management(env);
+        } else {
+            let task = self.retire(env, slot);
+            self.finish_management(env);
+            self.leave_task_set(env, &task);
+        }
+        self.answer_cleared(env);
     }
 
     /// Lets go of aborted tasks whose peer does not send what it was asked for.
@@ -435,7 +426,7 @@ impl Session {
     }
 
     /// Ends an aborted task that waits for nothing but its peer.
-    fn let_go_of_peer(&mut self, env: &mut Env<'_>, slot: u16) {
+    pub(super) fn let_go_of_peer(&mut self, env: &mut Env<'_>, slot: u16) {
         if let Some(task) = self.tasks.slot(slot).filter(|task| task.aborted)
             && task.is_free()
         {

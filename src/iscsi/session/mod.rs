@@ -18,9 +18,12 @@
 //!
 //! Files: `window` (CmdSN), `table` and `task` (tasks), `task_set` (their order), `command`
 //! (arrival, delivery, steps, answers), `data_out` (immediate, unsolicited, R2T), `data_in`
-//! (pieces, PDUs, residuals), `management` (task management, resets), `requests` (NOP, text,
-//! logout, reject), `connection`.
+//! (pieces, PDUs, residuals), `management` (task management, resets), `clearing` (what other
+//! things abort), `requests` (NOP, text, logout, reject), `connection`.
 
+#[cfg(test)]
+mod bench;
+mod clearing;
 mod command;
 mod connection;
 mod data_in;
@@ -592,7 +595,7 @@ impl Session {
         }
         nexus::tell(&mut self.luns, &self.i_t, unit, &decision.attentions);
         if decision.abort.includes(&self.i_t) {
-            self.abort_for_other(env, unit, asking);
+            self.clear_by_other(env, unit, asking);
         }
     }
 

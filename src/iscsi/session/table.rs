@@ -90,6 +90,11 @@ impl TaskTable {
         u16::try_from(at).ok()
     }
 
+    /// Takes the tag from a task that is not answered any more, so that another may have it.
+    pub(super) fn forget_tag(&mut self, slot: u16) {
+        self.itts[usize::from(slot)] = Itt::RESERVED.0;
+    }
+
     /// The present tasks.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Task> {
         self.tasks.iter().flatten()

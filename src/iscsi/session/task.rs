@@ -43,6 +43,8 @@ pub(super) enum State {
     Streaming,
     /// Waits for other cores: for a change, or for blocks that nobody else shall change.
     Changing,
+    /// Decided; what it aborts has to leave the devices before its answer says so.
+    Clearing,
     /// Decided; waits for the end of data that the peer is entitled to send.
     Draining,
 }
@@ -153,7 +155,11 @@ pub(super) struct Task {
     pub(super) freeze: Option<UnitIndex>,
     /// Counted among those that others of its task set may have to wait for.
     pub(super) in_order: bool,
-    /// Will not be answered; stays while the device or the peer has something of it.
+    /// Its CHECK CONDITION ends other tasks, and follows them.
+    pub(super) clears: bool,
+    /// Aborted, and to be answered with TASK ABORTED.
+    pub(super) tells_aborted: bool,
+    /// Will not be answered as it went; stays while the device or the peer has something of it.
     pub(super) aborted: bool,
     /// The task management requests that wait for this one to be gone.
     pub(super) aborted_by: AbortedBy,
