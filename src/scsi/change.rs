@@ -13,6 +13,8 @@
 use std::sync::Arc;
 
 use super::nexus::{Nexus, Whom};
+use super::spc::mode_pages::ModeParameters;
+use super::spc::mode_select::ModeSelection;
 use super::task::Outcome;
 use super::unit::LogicalUnit;
 use super::unit_attention::UnitAttention;
@@ -24,6 +26,8 @@ pub enum Change {
     Fence,
     /// START STOP UNIT: medium access is allowed (`true`) or answered NOT READY (`false`).
     Started(bool),
+    /// MODE SELECT.
+    ModeSelect(Box<ModeSelection>),
     /// The unit was reset: what does not survive that is undone (SAM-5 §6.3.2).
     Reset,
     /// The asking nexus is gone: what belonged to it alone is undone (SAM-5 §6.3.4).
@@ -65,6 +69,11 @@ impl Decision {
 #[derive(Clone, Debug)]
 pub enum Update {
     Started(bool),
+    Mode {
+        current: ModeParameters,
+        /// They are the saved values too.
+        saved: bool,
+    },
     Reset,
 }
 
@@ -74,13 +83,34 @@ impl LogicalUnit {
     ///
     /// # Errors
     /// How the command that asks ends; nothing has changed then.
-    pub fn decide(&self, change: &Change, _by: &Arc<Nexus>) -> Result<Decision, Outcome> {
+    pub fn decide(&self, change: &Change, by: &Arc<Nexus>) -> Result<Decision, Outcome> {
         Ok(match change {
             // Nothing that a nexus has at a unit goes with it yet.
             Change::Fence | Change::NexusLost => Decision::default(),
             Change::Started(started) => Decision::update(Update::Started(*started)),
+            Change::ModeSelect(selection) => self.decide_mode(selection, by)?,
             Change::Reset => Decision::update(Update::Reset),
         })
+    }
+
+    /// SPC-4 MODE SELECT: the other nexuses are told when something has changed.
+    fn decide_mode(&self, asked: &ModeSelection, by: &Arc<Nexus>) -> Result<Decision, Outcome> {
+        let current = asked.parameters(self).map_err(Outcome::check_condition)?;
+        let changed = current != self.mode();
+        if !changed && !asked.save {
+            return Ok(Decision::default());
+        }
+        let mut decision = Decision::update(Update::Mode {
+            current,
+            saved: asked.save,
+        });
+        decision.save = asked.save;
+        if changed {
+            let others = Whom::EveryoneBut(Arc::clone(by));
+            let told = UnitAttention::ModeParametersChanged;
+            decision.attentions.push((others, told));
+        }
+        Ok(decision)
     }
 
     /// Whether there is anything that a [`Change::NexusLost`] of this nexus would undo.
@@ -92,8 +122,18 @@ impl LogicalUnit {
     pub fn apply(&mut self, update: &Update) {
         match update {
             Update::Started(started) => self.set_started(*started),
-            // SBC-3 §4.20: a reset brings a stopped unit back.
-            Update::Reset => self.set_started(true),
+            Update::Mode { current, saved } => {
+                if *saved {
+                    self.kept.mode = Some(*current);
+                }
+                self.set_mode(*current);
+            }
+            // SBC-3 §4.20: a reset brings a stopped unit back. SPC-4, mode parameters: and the
+            // saved values.
+            Update::Reset => {
+                self.set_started(true);
+                self.set_mode(self.mode_saved());
+            }
         }
     }
 }
@@ -105,6 +145,8 @@ pub const IDENTIFYING_BYTES_MAX: usize = 64;
 /// What of a logical unit survives the end of the daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NonVolatile {
+    /// The saved values of the mode pages; `None` as long as no MODE SELECT has saved any.
+    pub mode: Option<ModeParameters>,
     /// What SET IDENTIFYING INFORMATION has left, at most [`IDENTIFYING_BYTES_MAX`] bytes.
     pub identifying_information: Vec<u8>,
 }

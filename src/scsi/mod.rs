@@ -36,6 +36,7 @@ pub use lun::{LunAddress, WellKnownLun};
 pub use nexus::{InitiatorPort, MappedLun, Nexus, Whom};
 pub use parameter::ParameterData;
 pub use sense::{AdditionalSense, Sense, SenseKey, SenseSpecific};
+pub use spc::mode_pages::Qerr;
 pub use task::{Command, Context, Event, Outcome, Status, Step, Task, TaskAttribute, Transfer};
-pub use unit::{Identity, LogicalUnit, NotReadyReason, PortIdentity, Qerr, ReadyState};
+pub use unit::{Identity, LogicalUnit, NotReadyReason, PortIdentity, ReadyState};
 pub use unit_attention::{NexusUnit, UnitAttention};

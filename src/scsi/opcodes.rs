@@ -29,6 +29,8 @@ bitflags! {
         const WRITES = 1 << 2;
         /// Exists only where the device can unmap (LBPU, VPD B2h).
         const NEEDS_UNMAP = 1 << 3;
+        /// Changes how the unit behaves for everybody: refused where the mapping is read-only.
+        const CHANGES = 1 << 4;
     }
 }
 
@@ -194,9 +196,10 @@ use Direction::{In, None as NoData, Out};
 use Handler::{Target, Unit};
 
 const ANYTIME: Gates = Gates::PASSES_UNIT_ATTENTION.union(Gates::PASSES_NOT_READY);
+const SETTINGS: Gates = Gates::PASSES_NOT_READY.union(Gates::CHANGES);
 
 #[rustfmt::skip]
-static TABLE: [Opcode; 26] = [
+static TABLE: [Opcode; 28] = [
     Opcode::new("TEST UNIT READY", &[0x00, 0, 0, 0, 0, 0],
         NoData, QUICK, Unit(spc::test_unit_ready::start)),
     Opcode::new("REQUEST SENSE", &[0x03, 0x01, 0, 0, 0xff, 0],
@@ -207,11 +210,13 @@ static TABLE: [Opcode; 26] = [
         Out, MEDIUM, Unit(sbc::write::start)).with_gates(Gates::WRITES),
     Opcode::new("INQUIRY", &[0x12, 0x01, 0xff, 0xff, 0xff, 0],
         In, QUICK, Target(spc::inquiry::start)).with_gates(ANYTIME),
+    Opcode::new("MODE SELECT (6)", &[0x15, 0x11, 0, 0, 0xff, 0],
+        Out, LONG, Unit(spc::mode_select::start_6)).with_gates(SETTINGS),
     Opcode::new("MODE SENSE (6)", &[0x1a, 0x08, 0xff, 0xff, 0xff, 0],
         In, QUICK, Unit(spc::mode_sense::start_6)).with_gates(Gates::PASSES_NOT_READY),
     Opcode::new("START STOP UNIT", &[0x1b, 0x01, 0, 0x0f, 0xf7, 0],
         NoData, LONG, Unit(sbc::start_stop_unit::start))
-        .with_gates(Gates::PASSES_NOT_READY.union(Gates::WRITES)),
+        .with_gates(SETTINGS),
     Opcode::new("READ CAPACITY (10)", &[0x25, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0x01, 0],
         In, QUICK, Unit(sbc::read_capacity::start_10)),
     Opcode::new("READ (10)", &[0x28, 0x1a, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0],
@@ -226,6 +231,8 @@ static TABLE: [Opcode; 26] = [
         Out, LONG, Unit(sbc::write_same::start)).with_gates(Gates::WRITES),
     Opcode::new("UNMAP", &[0x42, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
         Out, LONG, Unit(sbc::unmap::start)).with_gates(Gates::WRITES.union(Gates::NEEDS_UNMAP)),
+    Opcode::new("MODE SELECT (10)", &[0x55, 0x11, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
+        Out, LONG, Unit(spc::mode_select::start_10)).with_gates(SETTINGS),
     Opcode::new("MODE SENSE (10)", &[0x5a, 0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0],
         In, QUICK, Unit(spc::mode_sense::start_10)).with_gates(Gates::PASSES_NOT_READY),
     Opcode::new("READ (16)",
@@ -402,7 +409,8 @@ mod tests {
                 .outcome
                 .sense
                 .is_some_and(|s| s.key == SenseKey::DataProtect);
-            assert_eq!(protected, row.gates.contains(Gates::WRITES), "{}", row.name);
+            let gated = row.gates.intersects(Gates::WRITES | Gates::CHANGES);
+            assert_eq!(protected, gated, "{}", row.name);
         }
     }
 

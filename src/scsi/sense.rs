@@ -54,8 +54,8 @@ impl AdditionalSense {
     pub const LOGICAL_UNIT_NOT_SUPPORTED: Self = Self::new(0x25, 0x00);
     pub const INVALID_FIELD_IN_PARAMETER_LIST: Self = Self::new(0x26, 0x00);
     pub const WRITE_PROTECTED: Self = Self::new(0x27, 0x00);
+    pub const SOFTWARE_WRITE_PROTECTED: Self = Self::new(0x27, 0x02);
     pub const SPACE_ALLOCATION_FAILED_WRITE_PROTECT: Self = Self::new(0x27, 0x07);
-    pub const SAVING_PARAMETERS_NOT_SUPPORTED: Self = Self::new(0x39, 0x00);
     pub const INTERNAL_TARGET_FAILURE: Self = Self::new(0x44, 0x00);
 
     pub const fn new(code: u8, qualifier: u8) -> Self {

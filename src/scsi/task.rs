@@ -24,6 +24,7 @@ use super::sbc::{
     verify::Verify, write_same::WriteSame,
 };
 use super::sense::{AdditionalSense, Sense, SenseKey};
+use super::spc::mode_select::ModeSelect;
 use super::unit::LogicalUnit;
 use super::unit_attention::NexusUnit;
 use crate::backend::{IoError, Operation, UnitIndex};
@@ -72,10 +73,7 @@ impl Step {
     });
 
     pub(super) fn check_condition(sense: Sense) -> Self {
-        Self::Finish(Outcome {
-            status: Status::CheckCondition,
-            sense: Some(sense),
-        })
+        Self::Finish(Outcome::check_condition(sense))
     }
 }
 
@@ -135,6 +133,14 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// CHECK CONDITION with these sense data.
+    pub const fn check_condition(sense: Sense) -> Self {
+        Self {
+            status: Status::CheckCondition,
+            sense: Some(sense),
+        }
+    }
+
     /// The command cannot be taken now and may be sent again (SAM-5 §5.3.1).
     pub const fn busy() -> Self {
         Self {
@@ -244,6 +250,7 @@ pub(super) enum Machine {
     Unmap(Unmap),
     WriteSame(WriteSame),
     StartStopUnit(StartStopUnit),
+    ModeSelect(ModeSelect),
 }
 
 impl Task {
@@ -262,7 +269,7 @@ impl Task {
     ///
     /// # Panics
     /// When the event is not the one that answers the last step.
-    pub fn resume(&mut self, _cx: &mut Context<'_>, event: Event) -> Step {
+    pub fn resume(&mut self, cx: &mut Context<'_>, event: Event) -> Step {
         if event.is_short_of_resources() {
             self.machine = Machine::Over;
             return Step::Finish(Outcome::busy());
@@ -280,6 +287,7 @@ impl Task {
             Machine::Unmap(unmap) => unmap.resume(event),
             Machine::WriteSame(write_same) => write_same.resume(event),
             Machine::StartStopUnit(start_stop) => start_stop.resume(&event),
+            Machine::ModeSelect(select) => select.resume(cx, &event),
         }
         .unwrap_or_else(Step::check_condition);
         if matches!(step, Step::Finish(_)) {
@@ -370,12 +378,9 @@ fn admit(cx: &mut Context<'_>, command: &Command) -> Begin {
     if !row.available(unit) {
         return Err(unknown_opcode());
     }
-    let read_only = unit.read_only() || mapped.nexus.read_only();
-    if read_only && gates.contains(Gates::WRITES) {
-        return Err(Sense::new(
-            SenseKey::DataProtect,
-            AdditionalSense::WRITE_PROTECTED,
-        ));
+    let read_only = unit.write_protected() || mapped.nexus.read_only();
+    if read_only && gates.intersects(Gates::WRITES | Gates::CHANGES) {
+        check_protection(unit, mapped.nexus.read_only(), gates)?;
     }
     run(&mut UnitCall {
         unit,
@@ -388,6 +393,20 @@ fn admit(cx: &mut Context<'_>, command: &Command) -> Begin {
         read_only,
         data_in: cx.data_in,
     })
+}
+
+/// What forbids a command to write, or to change how the unit behaves for others.
+#[cold]
+fn check_protection(unit: &LogicalUnit, mapping: bool, gates: Gates) -> Result<(), Sense> {
+    let hard = mapping || unit.read_only() && gates.contains(Gates::WRITES);
+    let additional = if hard {
+        AdditionalSense::WRITE_PROTECTED
+    } else if gates.contains(Gates::WRITES) {
+        AdditionalSense::SOFTWARE_WRITE_PROTECTED
+    } else {
+        return Ok(());
+    };
+    Err(Sense::new(SenseKey::DataProtect, additional))
 }
 
 fn unknown_opcode() -> Sense {

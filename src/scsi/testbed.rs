@@ -55,6 +55,14 @@ pub(super) fn nexus(port: PortIdentity) -> Arc<Nexus> {
     Arc::new(Nexus::new(initiator.unwrap(), port, ports))
 }
 
+/// The nexus of another initiator.
+pub(super) fn other_nexus() -> Arc<Nexus> {
+    let port = PortIdentity::new("iqn.2026-11.io.example:disk", 1, 2).unwrap();
+    let initiator = InitiatorPort::new("iqn.2026-11.io.example:other", [0x80, 0, 0, 0, 0, 2]);
+    let ports = vec![port.clone()];
+    Arc::new(Nexus::new(initiator.unwrap(), port, ports))
+}
+
 /// An operation that reached the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Done {
@@ -138,6 +146,10 @@ impl Answer {
 pub(super) struct Bench {
     pub(super) unit: Option<LogicalUnit>,
     pub(super) nexus: NexusUnit,
+    /// What another nexus is told.
+    pub(super) others: NexusUnit,
+    /// Something was saved.
+    pub(super) saved: bool,
     pub(super) luns: Vec<u16>,
     pub(super) disk: Vec<u8>,
     /// Fails every operation of the device.
@@ -168,6 +180,8 @@ impl Bench {
         Self {
             unit: Some(unit),
             nexus: NexusUnit::new(false),
+            others: NexusUnit::new(false),
+            saved: false,
             luns: vec![0],
             disk: Vec::new(),
             fault: None,
@@ -262,15 +276,26 @@ impl Bench {
     }
 
     /// Does what the home core and all others would.
-    fn change(&mut self, change: &Change) -> Result<(), Outcome> {
+    pub(super) fn change(&mut self, change: &Change) -> Result<(), Outcome> {
+        let by = Arc::clone(&self.i_t);
+        self.change_by(change, &by)
+    }
+
+    /// The same, asked for by this nexus.
+    pub(super) fn change_by(&mut self, change: &Change, by: &Arc<Nexus>) -> Result<(), Outcome> {
         let unit = self.unit.as_mut().unwrap();
-        let decision = unit.decide(change, &self.i_t)?;
+        let decision = unit.decide(change, by)?;
+        self.saved |= decision.save;
+        let other = other_nexus();
         if let Some(update) = &decision.update {
             unit.apply(update);
         }
         for (whom, condition) in &decision.attentions {
             if whom.includes(&self.i_t) {
                 self.nexus.raise(*condition);
+            }
+            if whom.includes(&other) {
+                self.others.raise(*condition);
             }
         }
         self.nexus.refresh(unit, &self.i_t);
@@ -317,7 +342,7 @@ impl Bench {
         let result = self.fault.map_or(Ok(()), Err);
         let ok = result.is_ok();
         let block_bytes = usize::try_from(self.unit().block_size()).unwrap();
-        let buf = match operation {
+        let buf = match self.unit().durable(operation) {
             Operation::Read {
                 lba,
                 blocks,

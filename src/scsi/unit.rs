@@ -13,7 +13,8 @@ use thiserror::Error;
 
 use super::change::NonVolatile;
 use super::sense::{AdditionalSense, Sense, SenseFormat, SenseKey};
-use crate::backend::DeviceInfo;
+use super::spc::mode_pages::{ModeParameters, Qerr};
+use crate::backend::{DeviceInfo, Operation};
 
 /// T10 VENDOR IDENTIFICATION of every unit, exactly 8 characters.
 pub const VENDOR: &str = "IIBLOCKD";
@@ -137,16 +138,6 @@ impl NotReadyReason {
     }
 }
 
-/// What becomes of the other commands of a task set when one ends with CHECK CONDITION (SPC-4,
-/// Control mode page, QERR field). With a task set for each nexus, 01b and 11b mean the same.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum Qerr {
-    KeepOthers = 0b00,
-    AbortTaskSet = 0b01,
-    AbortOfNexus = 0b11,
-}
-
 /// One core's replica of a logical unit.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogicalUnit {
@@ -155,9 +146,11 @@ pub struct LogicalUnit {
     read_only: bool,
     ready: ReadyState,
     started: bool,
+    /// The current values; `write_protected` and `write_through` follow from them.
+    mode: ModeParameters,
+    write_protected: bool,
+    write_through: bool,
     pub(super) kept: NonVolatile,
-    tas: bool,
-    qerr: Qerr,
 }
 
 impl LogicalUnit {
@@ -165,16 +158,19 @@ impl LogicalUnit {
     /// unit read-only too.
     pub fn new(identity: Identity, info: DeviceInfo, read_only: bool) -> Self {
         let read_only = read_only || info.read_only;
-        Self {
+        let mut unit = Self {
             identity,
             info,
             read_only,
             ready: ReadyState::Ready,
             started: true,
+            mode: ModeParameters::empty(),
+            write_protected: false,
+            write_through: false,
             kept: NonVolatile::default(),
-            tas: false,
-            qerr: Qerr::KeepOthers,
-        }
+        };
+        unit.set_mode(unit.mode_default());
+        unit
     }
 
     /// A unit without a device: it answers who it is, and NOT READY to everything else.
@@ -191,17 +187,9 @@ impl LogicalUnit {
             atomic_write_blocks: 0,
             non_rotating: true,
         };
-        let ready = ReadyState::NotReady(reason);
-        Self {
-            identity,
-            info,
-            read_only: false,
-            ready,
-            started: true,
-            kept: NonVolatile::default(),
-            tas: false,
-            qerr: Qerr::KeepOthers,
-        }
+        let mut unit = Self::new(identity, info, false);
+        unit.ready = ReadyState::NotReady(reason);
+        unit
     }
 
     pub fn identity(&self) -> &Identity {
@@ -226,27 +214,90 @@ impl LogicalUnit {
         self.ready
     }
 
+    /// Whether nobody may write now: as [`read_only`](Self::read_only) or by SWP of the Control
+    /// mode page.
+    pub fn write_protected(&self) -> bool {
+        self.write_protected
+    }
+
     /// The format of sense data, which the D_SENSE bit of the Control mode page selects
-    /// (SPC-4, Control mode page): zero, and not changeable, so fixed.
+    /// (SPC-4, Control mode page).
     pub fn sense_format(&self) -> SenseFormat {
-        SenseFormat::Fixed
+        if self.mode.contains(ModeParameters::D_SENSE) {
+            SenseFormat::Descriptor
+        } else {
+            SenseFormat::Fixed
+        }
     }
 
-    /// The TAS bit of the Control mode page (SPC-4): commands that another nexus aborts are
-    /// answered with TASK ABORTED, not with silence.
+    /// Whether every write is to be on the medium when it is answered: the device has a volatile
+    /// cache, and WCE of the Caching mode page is 0.
+    pub fn write_through(&self) -> bool {
+        self.write_through
+    }
+
+    /// What the device is to do where `operation` is asked for: without WCE, writes are durable.
+    pub fn durable(&self, mut operation: Operation) -> Operation {
+        if let Operation::Write { fua, .. } | Operation::WriteZeroes { fua, .. } = &mut operation {
+            *fua |= self.write_through;
+        }
+        operation
+    }
+
+    /// TAS of the Control mode page: tasks that another nexus aborts end with TASK ABORTED.
     pub fn tas(&self) -> bool {
-        self.tas
+        self.mode.contains(ModeParameters::TAS)
     }
 
-    /// The QERR field of the Control mode page (SPC-4).
+    /// QERR of the Control mode page.
     pub fn qerr(&self) -> Qerr {
-        self.qerr
+        self.mode.qerr()
+    }
+
+    /// The current values of the mode parameters.
+    pub fn mode(&self) -> ModeParameters {
+        self.mode
+    }
+
+    /// What of them MODE SELECT may change: a cache that is not there cannot be turned on.
+    pub fn mode_changeable(&self) -> ModeParameters {
+        if self.info.write_cache {
+            ModeParameters::all()
+        } else {
+            ModeParameters::all() - ModeParameters::WCE
+        }
+    }
+
+    /// The default values.
+    pub fn mode_default(&self) -> ModeParameters {
+        let mut mode = ModeParameters::empty();
+        mode.set(ModeParameters::WCE, self.info.write_cache);
+        mode
+    }
+
+    /// The saved values: the default ones as long as none were saved, and for what cannot be
+    /// changed on this device.
+    pub fn mode_saved(&self) -> ModeParameters {
+        let default = self.mode_default();
+        let changeable = self.mode_changeable();
+        let saved = self.kept.mode.unwrap_or(default);
+        saved & changeable | default - changeable
+    }
+
+    pub(super) fn set_mode(&mut self, mode: ModeParameters) {
+        self.mode = mode;
+        self.write_protected = self.read_only || mode.contains(ModeParameters::SWP);
+        self.write_through = self.info.write_cache && !mode.contains(ModeParameters::WCE);
     }
 
     /// The same bits, set as MODE SELECT would.
     #[cfg(test)]
     pub(crate) fn set_task_control(&mut self, tas: bool, qerr: Qerr) {
-        (self.tas, self.qerr) = (tas, qerr);
+        let mut mode = self.mode;
+        mode.set(ModeParameters::TAS, tas);
+        mode.set(ModeParameters::QERR_LOW, qerr != Qerr::Continue);
+        mode.set(ModeParameters::QERR_HIGH, qerr == Qerr::AbortNexus);
+        self.set_mode(mode);
     }
 
     /// The device came, went or recovered.
@@ -266,6 +317,7 @@ impl LogicalUnit {
     /// Takes up what the daemon kept when it last ran; called before the unit serves anybody.
     pub fn restore(&mut self, kept: NonVolatile) {
         self.kept = kept;
+        self.set_mode(self.mode_saved());
     }
 
     /// Whether START STOP UNIT let the unit run.

@@ -59,7 +59,7 @@ impl Session {
             return false;
         }
         let (id, set) = (task.id, task.mapped);
-        if !task.clears && self.qerr(env, set) != Qerr::KeepOthers {
+        if !task.clears && self.qerr(env, set) != Qerr::Continue {
             let task = self.tasks.slot(slot).expect("still there");
             task.clears = true;
             let suspended = self.ordering.suspend();
@@ -82,7 +82,7 @@ impl Session {
     fn qerr(&self, env: &Env<'_>, set: Option<u16>) -> Qerr {
         let unit = set.and_then(|set| self.luns.get(usize::from(set)));
         let unit = unit.and_then(|lun| env.units.get(usize::from(lun.unit.0)));
-        unit.map_or(Qerr::KeepOthers, crate::scsi::LogicalUnit::qerr)
+        unit.map_or(Qerr::Continue, crate::scsi::LogicalUnit::qerr)
     }
 
     /// Something that was aborted is at a device, or at another core.
@@ -260,7 +260,7 @@ mod tests {
     /// SPC-4, QERR = 01b and 11b.
     #[test]
     fn qerr_aborts_the_task_set_on_check_condition() {
-        for qerr in [Qerr::AbortTaskSet, Qerr::AbortOfNexus] {
+        for qerr in [Qerr::AbortTaskSet, Qerr::AbortNexus] {
             let mut bench = Bench::new();
             bench.units[0].set_task_control(false, qerr);
             bench.send_write(1, 0);
@@ -316,7 +316,7 @@ mod tests {
     fn tas_tells_of_tasks_that_another_nexus_aborts() {
         for tas in [true, false] {
             let mut bench = Bench::new();
-            bench.units[0].set_task_control(tas, Qerr::KeepOthers);
+            bench.units[0].set_task_control(tas, Qerr::Continue);
             bench.send_write(1, 0);
             let ordered = crate::pdu::ScsiCommand {
                 attribute: TaskAttribute::Ordered,
@@ -350,7 +350,7 @@ mod tests {
     #[test]
     fn a_task_that_its_own_nexus_aborts_is_not_told_of() {
         let mut bench = Bench::new();
-        bench.units[0].set_task_control(true, Qerr::KeepOthers);
+        bench.units[0].set_task_control(true, Qerr::Continue);
         bench.send_write(1, 0);
         reset_by_other(&mut bench);
         bench.manage(9, TaskManagementFunction::AbortTask, 0, 1);
@@ -364,7 +364,7 @@ mod tests {
         let cleared = Some((0x06, 0x2f, 0x00));
         for tas in [true, false] {
             let mut bench = Bench::new();
-            bench.units[0].set_task_control(tas, Qerr::KeepOthers);
+            bench.units[0].set_task_control(tas, Qerr::Continue);
             bench.send_write(1, 0);
             bench.call(|session, env| session.clear_by_other(env, UnitIndex(0), None));
             bench.complete();

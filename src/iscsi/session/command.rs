@@ -404,6 +404,7 @@ impl Session {
     fn submit(&mut self, env: &mut Env<'_>, slot: u16, unit: UnitIndex, operation: Operation) {
         let task = self.tasks.slot(slot).expect("callers have found it");
         task.state = State::Device;
+        let operation = env.units[usize::from(unit.0)].durable(operation);
         let (lba, blocks) = operation.range();
         let blocks = if operation.changes_blocks() {
             blocks

@@ -2,6 +2,7 @@
 
 pub mod inquiry;
 pub mod mode_pages;
+pub mod mode_select;
 pub mod mode_sense;
 pub mod report_luns;
 pub mod report_supported_operation_codes;

@@ -2,10 +2,11 @@
 //!
 //! A header, a block descriptor unless DBD is set, and the pages that were asked for. The
 //! device-specific parameter says whether this nexus may write (WP) and that DPO and FUA are known
-//! (SBC-3, mode parameter header). Nothing is saved: PC = 11b gets SAVING PARAMETERS NOT SUPPORTED.
+//! (SBC-3, mode parameter header). Saved values are those of the last MODE SELECT with SP = 1, the
+//! default values before one.
 
 use super::mode_pages::{PAGES, Values};
-use crate::scsi::sense::{AdditionalSense, Sense};
+use crate::scsi::sense::Sense;
 use crate::scsi::task::{Begin, Task, UnitCall};
 
 const ALL_PAGES: u8 = 0x3f;
@@ -85,11 +86,7 @@ fn body(call: &mut UnitCall<'_>, descriptor: BlockDescriptor) -> Result<(), Sens
         0b00 => Values::Current,
         0b01 => Values::Changeable,
         0b10 => Values::Default,
-        _ => {
-            return Err(Sense::illegal_request(
-                AdditionalSense::SAVING_PARAMETERS_NOT_SUPPORTED,
-            ));
-        }
+        _ => Values::Saved,
     };
     block_descriptor(call, descriptor);
     if page == ALL_PAGES && subpage != 0 && subpage != ALL_SUBPAGES {
@@ -136,12 +133,11 @@ fn block_descriptor(call: &mut UnitCall<'_>, form: BlockDescriptor) {
 
 #[cfg(test)]
 mod tests {
-    use crate::scsi::sense::AdditionalSense;
     use crate::scsi::testbed::{self, Bench};
     use crate::scsi::unit::LogicalUnit;
     use crate::scsi::unit_attention::NexusUnit;
 
-    const CONTROL: [u8; 12] = [0x0a, 0x0a, 0x20, 0x10, 0, 0, 0, 0, 0xff, 0xff, 0, 0];
+    const CONTROL: [u8; 12] = [0x8a, 0x0a, 0x20, 0x10, 0, 0, 0, 0, 0xff, 0xff, 0, 0];
 
     fn sense_6(dbd: u8, page: u8, subpage: u8) -> [u8; 6] {
         [0x1a, dbd, page, subpage, 255, 0]
@@ -222,9 +218,11 @@ mod tests {
         let data = bench.read(&sense_6(8, 0x3f, 0xff), 255).good();
         let mut whole = plain.to_vec();
         whole.insert(4, (0x0a, 1));
+        whole.insert(5, (0x0a, 2));
+        whole.push((0x1c, 2));
         assert_eq!(codes(&data[4..]), whole);
         let data = bench.read(&sense_6(8, 0x0a, 0xff), 255).good();
-        assert_eq!(codes(&data[4..]), [(0x0a, 0), (0x0a, 1)]);
+        assert_eq!(codes(&data[4..]), [(0x0a, 0), (0x0a, 1), (0x0a, 2)]);
         let data = bench.read(&sense_6(8, 0x0a, 0x01), 255).good();
         assert_eq!((&data[4..8], data.len()), (&[0x4a, 1, 0, 0x1c][..], 4 + 32));
     }
@@ -237,7 +235,7 @@ mod tests {
             .good();
         assert_eq!(
             (data[4..7].to_vec(), data.len()),
-            (vec![0x08, 0x12, 0x04], 4 + 20)
+            (vec![0x88, 0x12, 0x04], 4 + 20)
         );
         info.write_cache = false;
         let data = Bench::with_info(info)
@@ -247,23 +245,35 @@ mod tests {
     }
 
     #[test]
-    fn changeable_values_are_zero_and_defaults_are_the_current_ones() {
+    fn changeable_values_name_the_bits_and_the_other_values_begin_alike() {
         let mut bench = Bench::new(8);
         let current = bench.read(&sense_6(8, 0x0a, 0), 255).good();
-        assert_eq!(bench.read(&sense_6(8, 0x80 | 0x0a, 0), 255).good(), current);
+        for control in [0x80, 0xc0] {
+            let page = bench.read(&sense_6(8, control | 0x0a, 0), 255).good();
+            assert_eq!(page, current);
+        }
         let changeable = bench.read(&sense_6(8, 0x40 | 0x0a, 0), 255).good();
-        assert_eq!(changeable[4..6], [0x0a, 0x0a]);
-        assert_eq!(changeable[6..], [0; 10]);
+        assert_eq!(
+            changeable[4..],
+            [0x8a, 0x0a, 0x04, 0x06, 0x08, 0x40, 0, 0, 0, 0, 0, 0]
+        );
     }
 
     #[test]
-    fn saved_values_are_not_supported() {
-        let mut bench = Bench::new(8);
-        for cdb in [&sense_6(0, 0xff, 0)[..], &sense_10(0, 0xca, 0)] {
-            bench
-                .read(cdb, 255)
-                .illegal(AdditionalSense::SAVING_PARAMETERS_NOT_SUPPORTED);
+    fn write_cache_that_is_not_there_cannot_be_changed() {
+        let mut info = testbed::info(512, 8);
+        for (write_cache, changeable) in [(true, 0x04), (false, 0)] {
+            info.write_cache = write_cache;
+            let mut bench = Bench::with_info(info.clone());
+            let page = bench.read(&sense_6(8, 0x48, 0), 255).good();
+            assert_eq!((page[4], page[6]), (0x88, changeable));
         }
+    }
+
+    #[test]
+    fn all_pages_fit_the_lengths_of_the_6_byte_form() {
+        let data = Bench::new(8).read(&sense_6(0, 0x3f, 0xff), 255).good();
+        assert!(data.len() <= 255 && usize::from(data[0]) + 1 == data.len());
     }
 
     #[test]
