@@ -30,7 +30,7 @@ use crate::config::{Config, CoreList, Placement, Poll};
 use crate::control::directory::Directory;
 use crate::control::ring::{Inbox, Outbox, Sender, inbox};
 use crate::iscsi::login;
-use crate::iscsi::session::{Guards, Timeouts};
+use crate::iscsi::session::{CONNECTIONS_MAX, Guards, Timeouts};
 use crate::net::{Listener, Poller, Ready, Stream};
 use crate::reactor::message::{ToControl, ToCore};
 use crate::reactor::{Heartbeat, Plan, Polling, Reactor, affinity, clock, fill_random};
@@ -324,8 +324,7 @@ impl Daemon {
         hooks: &Hooks,
     ) -> Result<Vec<CoreHandle>, StartError> {
         let count = cpus.len();
-        let mut inboxes = Vec::with_capacity(count);
-        let mut senders = Vec::with_capacity(count);
+        let (mut inboxes, mut senders) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for _ in 0..count {
             let (inbox, sender) = inbox().map_err(|error| StartError::new(error.to_string()))?;
             inboxes.push(inbox);
@@ -368,6 +367,7 @@ impl Daemon {
                     ..login::Limits::default()
                 },
                 greetings_max: (config.limits.unauthenticated_connections / count).max(1),
+                joined_max: (config.limits.sessions / count).max(CONNECTIONS_MAX.into()),
                 inbox,
                 cores: senders.clone(),
                 control: control.clone(),

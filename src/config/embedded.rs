@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::file::{default_cores, default_limits, default_memory};
 use super::model::{
-    Auth, Backend, Config, Cores, Daemon, DigestPolicy, Engine, LogicalUnit, LunMap, Placement,
-    Poll, Portal, PortalGroup, Target,
+    Auth, Backend, Config, Cores, Daemon, DigestPolicy, Engine, LogicalUnit, LunMap,
+    MAX_CONNECTIONS_DEFAULT, Placement, Poll, Portal, PortalGroup, Target,
 };
 use super::units::ISCSI_PORT;
 use crate::iscsi::names::IscsiName;
@@ -67,6 +67,7 @@ impl Config {
                 addresses: Vec::new(),
                 header_digest: DigestPolicy::Optional,
                 data_digest: DigestPolicy::Optional,
+                max_connections: MAX_CONNECTIONS_DEFAULT,
                 auth: Auth::None,
                 luns: vec![LunMap {
                     lun: 0,

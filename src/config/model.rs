@@ -202,6 +202,8 @@ pub struct Target {
     pub addresses: Vec<IpNet>,
     pub header_digest: DigestPolicy,
     pub data_digest: DigestPolicy,
+    /// Connections that one session may have: 1 to 8 (RFC 7143 §13.2, MaxConnections).
+    pub max_connections: u16,
     pub auth: Auth,
     /// At least one, with distinct LUNs.
     pub luns: Vec<LunMap>,
@@ -260,5 +262,9 @@ pub struct LunMap {
 
 /// The largest LUN.
 pub const LUN_MAX: u16 = 255;
+/// Most connections of one session that can be configured.
+pub const CONNECTIONS_MAX: u16 = 8;
+/// Connections of one session where the configuration does not say.
+pub const MAX_CONNECTIONS_DEFAULT: u16 = 4;
 /// The most data cores of one process.
 pub const CORES_MAX: usize = 256;

@@ -6,7 +6,10 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use super::auth::{read_auth, read_text_value};
-use super::model::{DigestPolicy, LUN_MAX, LogicalUnit, LunMap, PortalGroup, Target};
+use super::model::{
+    CONNECTIONS_MAX, DigestPolicy, LUN_MAX, LogicalUnit, LunMap, MAX_CONNECTIONS_DEFAULT,
+    PortalGroup, Target,
+};
 use super::names::{PatternError, parse_pattern};
 use super::reader::{At, Section};
 use super::report::Finding;
@@ -102,6 +105,10 @@ fn read_target(
             .map_or(DigestPolicy::Optional, |d| d.value)
     };
     let (header_digest, data_digest) = (digest("header_digest"), digest("data_digest"));
+    let max_connections = section
+        .integer("max_connections", 1..=CONNECTIONS_MAX.into(), "connections")
+        .and_then(|count| u16::try_from(count.value).ok())
+        .unwrap_or(MAX_CONNECTIONS_DEFAULT);
     let auth = read_auth(section.table("auth", "[target.auth]"), dir);
     let luns = read_luns(&mut section, units, used);
     section.finish();
@@ -113,6 +120,7 @@ fn read_target(
         addresses,
         header_digest,
         data_digest,
+        max_connections,
         auth: auth?,
         luns,
     })

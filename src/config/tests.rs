@@ -90,7 +90,10 @@ fn a_short_file_gets_every_default() {
     assert!(unit.write_cache && !unit.read_only && unit.serial.is_none());
     assert_eq!(unit.backend, Backend::Memory { size: 1 << 20 });
     let target = &config.targets[0];
-    assert_eq!(target.portal_groups, [1]);
+    assert_eq!(
+        (&target.portal_groups[..], target.max_connections),
+        (&[1][..], 4)
+    );
     assert_eq!(
         (target.header_digest, target.data_digest),
         (DigestPolicy::Optional, DigestPolicy::Optional)
@@ -156,6 +159,7 @@ initiators = ["iqn.1993-08.org.debian:*"]
 addresses = ["192.0.2.7/24", "2001:db8::5"]
 header_digest = "required"
 data_digest = "off"
+max_connections = 8
 [target.auth]
 method = "chap"
 user = "alice"
@@ -211,7 +215,8 @@ lun = [{ lun = 0, unit = "a" }]
     assert_eq!(target.name.as_str(), "iqn.2026-11.io.iiblockdaemon:a");
     assert_eq!(target.addresses[0].to_string(), "192.0.2.0/24");
     assert_eq!(target.addresses[1].to_string(), "2001:db8::5/128");
-    assert_eq!((target.luns[0].unit, target.luns[1].unit), (1, 0));
+    let luns = (target.luns[0].unit, target.luns[1].unit);
+    assert_eq!((luns, target.max_connections), ((1, 0), 8));
     let Auth::Chap(chap) = &target.auth else {
         panic!("{:?}", target.auth)
     };

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::backend::{IoError, UnitIndex};
 use crate::iscsi::login::Refusal;
-use crate::iscsi::session::Counters;
+use crate::iscsi::session::{Counters, Scope};
 
 /// One occurrence worth a line.
 #[derive(Debug)]
@@ -53,6 +53,11 @@ pub struct Obituary {
     pub target: Option<String>,
     pub peer: SocketAddr,
     pub tsih: u16,
+    pub cid: u16,
+    /// Whether its session ended with it.
+    pub scope: Scope,
+    /// Other connections of the session: they go on, or ended with this one.
+    pub others: usize,
     /// In order: an initiator that logged out. Not in order: everything else.
     pub in_order: bool,
     pub why: String,

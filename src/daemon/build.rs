@@ -15,6 +15,9 @@ use crate::net::Listener;
 use crate::scsi::{Identity, LogicalUnit, NotReadyReason};
 use crate::state::StateDir;
 
+/// What can be configured can be served.
+const _: () = assert!(config::CONNECTIONS_MAX == crate::iscsi::session::CONNECTIONS_MAX);
+
 /// PRODUCT REVISION LEVEL of INQUIRY: major and minor version.
 const REVISION: &str = concat!(
     env!("CARGO_PKG_VERSION_MAJOR"),
@@ -201,6 +204,7 @@ fn target(target: &config::Target) -> Result<Arc<TargetNode>, StartError> {
         auth: Arc::new(auth(&target.auth, target.name.as_str())?),
         header_digest: digest(target.header_digest),
         data_digest: digest(target.data_digest),
+        max_connections: target.max_connections,
         luns,
     }))
 }

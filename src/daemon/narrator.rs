@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 use crate::control::event::{Event, Login, Obituary};
+use crate::iscsi::session::Scope;
 
 /// Lines of one kind in one second that are written in full.
 const LINES_PER_SECOND: u32 = 10;
@@ -146,11 +147,21 @@ fn logged_in(login: &Login) {
 fn ended(obituary: &Obituary) {
     let target = obituary.target.as_deref().unwrap_or("discovery");
     let counters = obituary.counters;
+    let others = match (obituary.others, obituary.scope) {
+        (0, _) => String::new(),
+        (others, Scope::Session) => {
+            format!("; the session ended, with {others} more connections")
+        }
+        (others, Scope::Connection) => {
+            format!("; the session goes on, with {others} connections")
+        }
+    };
     if obituary.in_order {
         info!(
             tsih = obituary.tsih,
+            cid = obituary.cid,
             commands = counters.commands,
-            "connection ended: {} from {} to {target}: {}",
+            "connection ended: {} from {} to {target}: {}{others}",
             obituary.initiator,
             obituary.peer,
             obituary.why
@@ -158,13 +169,14 @@ fn ended(obituary: &Obituary) {
     } else {
         warn!(
             tsih = obituary.tsih,
+            cid = obituary.cid,
             commands = counters.commands,
             tasks_in_flight = obituary.tasks_in_flight,
             unsent_bytes = obituary.unsent_bytes,
             rejects = counters.rejects,
             data_digest_errors = counters.data_digest_errors,
             last_opcodes = ?obituary.last_opcodes,
-            "connection lost: {} from {} to {target}: {}",
+            "connection lost: {} from {} to {target}: {}{others}",
             obituary.initiator,
             obituary.peer,
             obituary.why

@@ -34,6 +34,8 @@ pub struct TargetNode {
     pub auth: Arc<AuthPolicy>,
     pub header_digest: DigestPolicy,
     pub data_digest: DigestPolicy,
+    /// Connections that one session may have: what MaxConnections is negotiated down to.
+    pub max_connections: u16,
     pub luns: Vec<LunMapping>,
 }
 

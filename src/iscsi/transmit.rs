@@ -36,7 +36,8 @@ pub const RING_CONGESTED_BYTES: usize = 36 * 1024;
 const _: () = {
     let answer = BHS_LEN + 2 + crate::scsi::sense::SENSE_BYTES_MAX + 2 + 8;
     let tasks = crate::iscsi::session::QUEUE_DEPTH_MAX + crate::iscsi::session::IMMEDIATE_MAX;
-    let management = crate::iscsi::session::MANAGEMENT_MAX * (BHS_LEN + 4);
+    let management = (crate::iscsi::session::MANAGEMENT_MAX + crate::iscsi::session::LOGOUTS_MAX)
+        * (BHS_LEN + 4);
     let text = BHS_LEN + 8192 + 8;
     assert!(RING_CONGESTED_BYTES + tasks as usize * answer + management + text <= RING_BYTES);
 };

@@ -482,7 +482,7 @@ impl Reactor {
                 self.watch(key, false);
             }
             Err(fault) => {
-                self.end_session(index, &fault);
+                self.connection_lost(index, on, &fault.to_string());
                 return;
             }
         }
@@ -495,7 +495,7 @@ impl Reactor {
             return;
         };
         match connection.phase {
-            Phase::Session(index, _) => self.end_session_because(index, why, false),
+            Phase::Session(index, on) => self.connection_lost(index, on, why),
             Phase::Greeting { .. } | Phase::Placing { .. } => self.break_greeting(key, why),
             Phase::Lingering { .. } => self.drop_connection(key),
         }
@@ -642,8 +642,8 @@ impl Reactor {
         };
         let queue = entry.session.transmit_queue(on);
         let (empty, congested) = (queue.is_empty(), queue.is_congested());
-        if let Some(fault) = entry.session.logout(on).cloned().filter(|_| empty) {
-            self.end_session(index, &fault);
+        if let Some(ending) = entry.session.ending(on).cloned().filter(|_| empty) {
+            self.end_connection(index, on, &ending);
             return;
         }
         if !empty && !blocked {

@@ -8,9 +8,9 @@
 //! Every step is bounded by a named constant. Time is read once per turn.
 //!
 //! Files: `connections` (sockets, greeting, receive and send), `sessions` (placement,
-//! reinstatement, ends), `barrier` (what every core must do before an answer), `home` (who decides
-//! about a unit's changes), `freeze` (blocks that one task alone changes), `message`, `clock`,
-//! `affinity`.
+//! reinstatement, ends), `links` (the connections of a session), `barrier` (what every core must do
+//! before an answer), `home` (who decides about a unit's changes), `freeze` (blocks that one task
+//! alone changes), `message`, `clock`, `affinity`.
 
 pub mod affinity;
 mod barrier;
@@ -19,6 +19,7 @@ mod connections;
 mod freeze;
 mod home;
 mod lent;
+mod links;
 pub mod message;
 mod sessions;
 
@@ -93,6 +94,8 @@ pub struct Plan {
     pub random: fn(&mut [u8]),
     /// Connections of this core that may be without a session at a time.
     pub greetings_max: usize,
+    /// Connections beyond the first of their session that this core may have at a time.
+    pub joined_max: usize,
     pub inbox: Inbox<ToCore>,
     pub cores: Vec<Sender<ToCore>>,
     pub control: Sender<ToControl>,
@@ -150,6 +153,7 @@ pub struct Reactor {
     /// Connections without a session, oldest first.
     greetings: VecDeque<ConnectionKey>,
     greetings_max: usize,
+    joined_max: usize,
     /// Connections that have something to send.
     dirty: Vec<u32>,
     /// Errors of devices that were told since the last tick.
@@ -221,6 +225,7 @@ impl Reactor {
             generation: 0,
             greetings: VecDeque::new(),
             greetings_max: plan.greetings_max,
+            joined_max: plan.joined_max,
             dirty: Vec::with_capacity(64),
             spare_dirty: Vec::with_capacity(64),
             device_errors_told: 0,

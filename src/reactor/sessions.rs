@@ -1,30 +1,32 @@
 //! Sessions of a core: where a login goes, reinstatement, and how a session ends
-//! (RFC 7143 §6.3.4, §6.3.5).
+//! (RFC 7143 §6.3.5).
 //!
-//! A session that loses its connection aborts its tasks and stays until its devices have let go of
-//! them; what is to take its place, a new session or the same one on another connection, waits for
-//! that. So no old write can land after the answer to the login that superseded it.
+//! A session that ends aborts its tasks and stays until its devices have let go of them; a new
+//! session that is to take its place waits for that. So no old write can land after the answer to
+//! the login that superseded it. What concerns single connections of a session is in `links`.
 
 use super::Reactor;
 use super::connections::{Phase, session_name};
+use super::links::{Link, Links};
 use super::message::{ConnectionKey, Handoff, ToControl, ToCore};
 use crate::control::directory::{SessionName, Verdict};
-use crate::control::event::{Event, Login, Obituary};
+use crate::control::event::{Event, Login};
 use crate::iscsi::login::Reason;
 use crate::iscsi::negotiated::Negotiated;
-use crate::iscsi::session::{ConnectionIndex, Fault, Guard, Session, SessionIndex};
+use crate::iscsi::session::{ConnectionIndex, Guard, Session, SessionIndex};
 use crate::mem::Pool;
 
 /// What of the pool may be promised to sessions for their first command: the rest is for the
 /// others.
 const FLOOR_SHARE: usize = 4;
 
-/// A session and its connection.
+/// A session and its connections.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) session: Session,
     pub(super) tsih: u16,
-    pub(super) connection: Option<ConnectionKey>,
+    /// Empty while what it had at the devices is waited for.
+    pub(super) links: Links,
     /// Of its login; see [`ToCore::Placed`].
     order: u64,
     /// Takes this one's place when it is drained.
@@ -65,6 +67,11 @@ impl Successor {
 }
 
 impl Entry {
+    /// A later login is going to take its place.
+    pub(super) fn is_superseded(&self) -> bool {
+        self.successor.is_some()
+    }
+
     /// The order of the latest login that concerns this place.
     fn latest(&self) -> u64 {
         let successor = self.successor.as_ref().map_or(0, Successor::order);
@@ -233,23 +240,6 @@ impl Reactor {
         }
     }
 
-    /// RFC 7143 §6.3.4: the same CID takes the connection's place; another one would be a second
-    /// connection.
-    fn join(&mut self, index: SessionIndex, handoff: Box<Handoff>) {
-        let entry = self.entry(index).expect("find() has found it");
-        if entry.session.negotiated().cid != handoff.negotiated.cid || entry.successor.is_some() {
-            self.refuse_handoff(*handoff, Reason::TooManyConnections);
-            return;
-        }
-        if self.succeed(index, Successor::Connection(handoff)) {
-            self.end_session_because(
-                index,
-                "the initiator logged in again with the same CID",
-                false,
-            );
-        }
-    }
-
     /// Remembers who takes a session's place. One that waited for the same place is dropped: it was
     /// superseded itself. `false`: so is this one, by a later login that was here before it.
     fn succeed(&mut self, index: SessionIndex, successor: Successor) -> bool {
@@ -310,6 +300,8 @@ impl Reactor {
             ..
         } = *handoff;
         let (peer, local) = (stream.peer(), stream.local());
+        let mut links = Links::new();
+        links.push(Link::leading(negotiated.cid, order));
         let env = &mut self.lent.env();
         let session = Session::new(
             index,
@@ -322,13 +314,13 @@ impl Reactor {
         let Some(session) = session else {
             unreachable!("free_session() has made sure of the memory");
         };
-        self.tell(Event::LoggedIn(Box::new(login_event(
-            &session, &stream, tsih, self.core, how,
-        ))));
+        let luns = session.luns();
+        let event = login_event(session.negotiated(), luns, &stream, tsih, self.core, how);
+        self.tell(Event::LoggedIn(Box::new(event)));
         let entry = Entry {
             session,
             tsih,
-            connection: None,
+            links,
             order,
             successor: None,
             waits: false,
@@ -339,7 +331,7 @@ impl Reactor {
             tsih,
             core: self.core,
         });
-        self.connect(index, stream, unread);
+        self.connect(index, ConnectionIndex::LEADING, stream, unread);
     }
 
     /// The directory does not know a session that has opened: a later login superseded it while its
@@ -385,20 +377,7 @@ impl Reactor {
         self.lent.floor = self.sessions.iter().flatten().map(share).sum();
     }
 
-    /// Gives a session its connection and what was received on it.
-    fn connect(&mut self, index: SessionIndex, stream: crate::net::Stream, unread: Vec<u8>) {
-        let phase = Phase::Session(index, ConnectionIndex::LEADING);
-        match self.add_connection(stream, phase, unread) {
-            Some(key) => {
-                self.entry(index).expect("just made").connection = Some(key);
-                self.mark_dirty(key);
-                self.take_unread(key);
-            }
-            None => self.end_session_because(index, "its socket cannot be watched", false),
-        }
-    }
-
-    fn refuse_handoff(&mut self, handoff: Handoff, reason: Reason) {
+    pub(super) fn refuse_handoff(&mut self, handoff: Handoff, reason: Reason) {
         let Handoff {
             stream,
             negotiated,
@@ -428,17 +407,10 @@ impl Reactor {
             self.waiting.push_back(index);
         }
         let entry = self.entry(index).expect("still there");
-        match entry.connection {
-            Some(key) => {
-                if !entry
-                    .session
-                    .transmit_queue(ConnectionIndex::LEADING)
-                    .is_empty()
-                {
-                    self.mark_dirty(key);
-                }
-            }
-            None => self.bury(index),
+        if entry.links.is_empty() {
+            self.bury(index);
+        } else {
+            self.after_links(index);
         }
     }
 
@@ -458,125 +430,38 @@ impl Reactor {
         }
     }
 
-    pub(super) fn end_session(&mut self, index: SessionIndex, fault: &Fault) {
-        self.end_session_because(index, &fault.to_string(), *fault == Fault::LoggedOut);
-    }
-
-    /// Ends the session's connection; the session goes when it is drained.
-    pub(super) fn end_session_because(&mut self, index: SessionIndex, why: &str, in_order: bool) {
-        let Some(entry) = self.entry(index) else {
-            return;
-        };
-        let Some(key) = entry.connection.take() else {
-            self.bury(index);
-            return;
-        };
-        let connection = self
-            .remove_connection(key)
-            .expect("a session's connection is in the table");
-        connection.stream.finish();
-        let peer = connection.stream.peer();
-        self.control.send(ToControl::Gone { core: self.core });
-        let at = usize::from(index.0);
-        let entry = self.sessions[at].as_mut().expect("still there");
-        let obituary = Obituary {
-            initiator: entry
-                .session
-                .negotiated()
-                .initiator_name
-                .as_str()
-                .to_owned(),
-            target: entry
-                .session
-                .negotiated()
-                .target
-                .as_ref()
-                .map(|node| node.name.as_str().to_owned()),
-            peer,
-            tsih: entry.tsih,
-            in_order,
-            why: why.to_owned(),
-            tasks_in_flight: entry.session.tasks_under_way(),
-            unsent_bytes: entry.session.transmit_queue(ConnectionIndex::LEADING).len(),
-            last_opcodes: entry
-                .session
-                .last_opcodes(ConnectionIndex::LEADING)
-                .to_vec(),
-            counters: entry.session.counters(),
-        };
-        self.control
-            .send(ToControl::Tell(Box::new(Event::Ended(Box::new(obituary)))));
-        entry.session.detach(&mut self.lent.env());
-        self.bury(index);
-    }
-
     /// Ends a drained session that has no connection, and lets its successor in.
-    fn bury(&mut self, index: SessionIndex) {
+    pub(super) fn bury(&mut self, index: SessionIndex) {
         let at = usize::from(index.0);
         let Some(entry) = self.sessions[at].as_mut() else {
             return;
         };
-        if entry.connection.is_some() || !entry.session.is_drained() {
+        if !entry.links.is_empty() || !entry.session.is_drained() {
             return;
         }
-        match entry.successor.take() {
-            Some(Successor::Connection(handoff))
-                if matches!(handoff.verdict, Verdict::Join { .. }) =>
-            {
-                self.reattach(index, *handoff);
+        let entry = self.sessions[at].take().expect("it is there");
+        let i_t = std::sync::Arc::clone(entry.session.i_t());
+        let units: Vec<_> = entry.session.units().collect();
+        entry.session.close(&mut self.lent.env());
+        self.nexus_lost(&units, &i_t);
+        self.update_floor();
+        self.control.send(ToControl::Ended {
+            tsih: entry.tsih,
+            core: self.core,
+        });
+        let tsih = entry.successor.as_ref().and_then(Successor::tsih);
+        match (entry.successor, tsih) {
+            (Some(Successor::Connection(handoff)), Some(tsih)) => {
+                self.open_session(handoff, tsih, "session reinstated");
             }
-            successor => {
-                let entry = self.sessions[at].take().expect("it is there");
-                let i_t = std::sync::Arc::clone(entry.session.i_t());
-                let units: Vec<_> = entry.session.units().collect();
-                entry.session.close(&mut self.lent.env());
-                self.nexus_lost(&units, &i_t);
-                self.update_floor();
+            (Some(Successor::Nobody { .. }), Some(tsih)) => {
                 self.control.send(ToControl::Ended {
-                    tsih: entry.tsih,
+                    tsih,
                     core: self.core,
                 });
-                let tsih = successor.as_ref().and_then(Successor::tsih);
-                match (successor, tsih) {
-                    (Some(Successor::Connection(handoff)), Some(tsih)) => {
-                        self.open_session(handoff, tsih, "session reinstated");
-                    }
-                    (Some(Successor::Nobody { .. }), Some(tsih)) => {
-                        self.control.send(ToControl::Ended {
-                            tsih,
-                            core: self.core,
-                        });
-                    }
-                    (_, _) => {}
-                }
             }
+            (_, _) => {}
         }
-    }
-
-    /// The same session on another connection.
-    fn reattach(&mut self, index: SessionIndex, handoff: Handoff) {
-        let core = self.core;
-        let at = usize::from(index.0);
-        let entry = self.sessions[at].as_mut().expect("bury() has it");
-        let tsih = entry.tsih;
-        let Handoff {
-            stream,
-            unread,
-            negotiated,
-            mut response,
-            text,
-            order,
-            ..
-        } = handoff;
-        response.tsih = crate::pdu::Tsih(tsih);
-        entry.order = order;
-        let ends = (stream.peer(), stream.local());
-        entry
-            .session
-            .attach(&mut self.lent.env(), &negotiated, (&response, &text), ends);
-        let event = login_event(&entry.session, &stream, tsih, core, "connection reinstated");
-        self.tell(Event::LoggedIn(Box::new(event)));
-        self.connect(index, stream, unread);
     }
 
     pub(super) fn close_all(&mut self, why: &str) {
@@ -605,7 +490,7 @@ impl Reactor {
             };
             match entry.session.tick(&mut self.lent.env()) {
                 Ok(()) => self.after_session(index),
-                Err((_, fault)) => self.end_session(index, &fault),
+                Err((on, fault)) => self.connection_lost(index, on, &fault.to_string()),
             }
         }
     }
@@ -619,14 +504,14 @@ fn has_name(negotiated: &Negotiated, name: &SessionName) -> bool {
         && target.is_some_and(|target| target.name.as_str() == name.target)
 }
 
-fn login_event(
-    session: &Session,
+pub(super) fn login_event(
+    negotiated: &Negotiated,
+    luns: usize,
     stream: &crate::net::Stream,
     tsih: u16,
     core: usize,
     how: &'static str,
 ) -> Login {
-    let negotiated = session.negotiated();
     Login {
         initiator: negotiated.initiator_name.as_str().to_owned(),
         target: negotiated
@@ -643,6 +528,6 @@ fn login_event(
         mutual: negotiated.mutually_authenticated,
         header_digest: negotiated.parameters.header_digest,
         data_digest: negotiated.parameters.data_digest,
-        luns: session.luns(),
+        luns,
     }
 }

@@ -133,6 +133,7 @@ pub(crate) fn target(name: &str, luns: &[(u16, usize)]) -> Target {
         addresses: Vec::new(),
         header_digest: DigestPolicy::Optional,
         data_digest: DigestPolicy::Optional,
+        max_connections: 4,
         auth: Auth::None,
         luns: luns.collect(),
     }

@@ -243,7 +243,7 @@ impl Bench {
     pub(crate) fn attach(&mut self) {
         let login = self.negotiated.clone();
         let response = login_response(&login);
-        self.with(|session, env| session.attach(env, &login, (&response, &[]), ends()));
+        self.with(|session, env| session.attach(env, None, &login, (&response, &[]), ends()));
     }
 
     /// The session ends; every chunk is back.
@@ -299,6 +299,7 @@ fn nodes() -> (Arc<TargetNode>, Arc<Nodes>) {
         auth: Arc::new(AuthPolicy::None),
         header_digest: DigestPolicy::Optional,
         data_digest: DigestPolicy::Optional,
+        max_connections: 4,
         luns: vec![lun(0), lun(1)],
     });
     let groups = vec![PortalGroup {

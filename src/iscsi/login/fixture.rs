@@ -37,6 +37,7 @@ pub(crate) fn target(text: &str) -> TargetNode {
         auth: Arc::default(),
         header_digest: DigestPolicy::Optional,
         data_digest: DigestPolicy::Optional,
+        max_connections: 4,
         luns: vec![],
     }
 }

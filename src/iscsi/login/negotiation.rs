@@ -39,10 +39,12 @@ impl Ours<'_> {
             Key::DefaultTime2Wait => u32::from(limits.default_time2wait_s),
             Key::DefaultTime2Retain => u32::from(limits.default_time2retain_s),
             Key::MaxOutstandingR2T => u32::from(limits.max_outstanding_r2t),
-            // What this engine is made for: one connection, all in order, no recovery within a
-            // session, the task reporting of RFC 3720, and RFC 7143 itself.
-            Key::MaxConnections
-            | Key::DataPduInOrder
+            Key::MaxConnections => self
+                .target
+                .map_or(1, |target| u32::from(target.max_connections)),
+            // What this engine is made for: all in order, no recovery within a session, the task
+            // reporting of RFC 3720, and RFC 7143 itself.
+            Key::DataPduInOrder
             | Key::DataSequenceInOrder
             | Key::TaskReporting
             | Key::IscsiProtocolLevel => 1,

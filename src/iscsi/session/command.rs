@@ -44,9 +44,10 @@ impl Session {
             last_opcodes.remove(0);
         }
         last_opcodes.push(bhs.bytes()[0] & 0x3f);
+        self.connections[on].acknowledged = bhs.exp_stat_sn();
         let (kind, sink) = match bhs.opcode() {
             Ok(Opcode::ScsiCommand) if !self.is_discovery() => self.begin_command(env, on, header),
-            Ok(Opcode::ScsiDataOut) if !self.is_discovery() => self.begin_data_out(&bhs),
+            Ok(Opcode::ScsiDataOut) if !self.is_discovery() => self.begin_data_out(env, on, &bhs),
             Ok(Opcode::NopOut) => self.begin_nop_out(env, on, &bhs),
             Ok(Opcode::TextRequest) => self.begin_text(on, &bhs),
             Ok(Opcode::TaskManagementRequest) if !self.is_discovery() => {
@@ -96,6 +97,11 @@ impl Session {
         }
         // What waited for this one's CmdSN comes after it.
         self.deliver_held(env);
+        self.manage_early(env);
+        if !self.management.is_empty() {
+            // It may have acknowledged what one of them waits for.
+            self.finish_management(env);
+        }
     }
 
     /// RFC 7143 §7.8: the PDU is discarded and rejected. A command may come again with its CmdSN; a
@@ -111,7 +117,11 @@ impl Session {
         self.counters.data_digest_errors += 1;
         self.reject(on, bhs, RejectReason::DataDigestError);
         match *kind {
-            Kind::Command { id } => self.discard(env, id.slot),
+            Kind::Command { id } => {
+                if self.tasks.find(id).is_some() {
+                    self.discard(env, id.slot);
+                }
+            }
             Kind::DataOut {
                 id,
                 ttt,
@@ -141,6 +151,9 @@ impl Session {
         // RFC 7143 §4.2.2.1: what is outside the window is dropped without a word; a duplicate too.
         if !command.immediate {
             match self.window.place(command.cmd_sn) {
+                _ if self.connections.is_arriving(command.cmd_sn) => {
+                    return (Kind::Ignore, Sink::Discard);
+                }
                 Place::Next => {}
                 Place::Ahead(_) if *self.held_at(command.cmd_sn) == HeldCommand::Missing => {}
                 Place::Ahead(_) | Place::Outside => return (Kind::Ignore, Sink::Discard),
@@ -269,7 +282,9 @@ impl Session {
                     self.deliver(env, id);
                 }
             }
-            Place::Outside => unreachable!("nothing ran since begin_command()"),
+            Place::Outside => {
+                unreachable!("nobody takes the place of a command that is being received")
+            }
         }
     }
 

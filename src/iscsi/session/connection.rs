@@ -14,7 +14,7 @@ use std::ops::{Index, IndexMut};
 use arrayvec::ArrayVec;
 
 use crate::mem::DmaBuf;
-use crate::pdu::{Bhs, Cid, Framer, NopOut, StatSn, TextRequest, Ttt};
+use crate::pdu::{Bhs, Cid, CmdSn, Framer, NopOut, StatSn, TextRequest, Ttt};
 
 use super::super::transmit::TransmitQueue;
 use super::Fault;
@@ -30,9 +30,38 @@ pub struct ConnectionIndex(u8);
 impl ConnectionIndex {
     /// The connection of the leading login.
     pub const LEADING: Self = Self(0);
+
+    /// As an index of an array with a place for each connection.
+    pub(super) const fn at(self) -> usize {
+        self.0 as usize
+    }
 }
 
-/// The connections of a session.
+impl Connection {
+    /// What comes on it is listened to, and answered.
+    pub(super) fn serves(&self) -> bool {
+        self.attached && !self.deaf && self.ending.is_none()
+    }
+}
+
+/// How a connection ends that has nothing more to say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ending {
+    pub why: Fault,
+    pub scope: Scope,
+    /// It does not wait until all is sent: it was logged out on another connection, maybe because
+    /// it is of no use any more.
+    pub at_once: bool,
+}
+
+/// What ends with a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    Connection,
+    Session,
+}
+
+/// The connections of a session. Places are indices, and are used again.
 #[derive(Debug)]
 pub(super) struct Connections(Vec<Connection>);
 
@@ -47,8 +76,47 @@ impl Connections {
         (0..places).map(ConnectionIndex)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Connection> {
-        self.0.iter()
+    /// Those that serve.
+    pub(super) fn attached(&self) -> impl Iterator<Item = ConnectionIndex> {
+        self.indices().filter(|on| self[*on].attached)
+    }
+
+    /// There is more than one.
+    pub(super) fn are_several(&self) -> bool {
+        self.0.len() > 1 && self.attached().nth(1).is_some()
+    }
+
+    /// The one with this CID, unless it is on its way out.
+    pub(super) fn by_cid(&self, cid: Cid) -> Option<ConnectionIndex> {
+        self.attached()
+            .find(|on| self[*on].cid == cid && self[*on].ending.is_none())
+    }
+
+    /// A command with this CmdSN is being received, on one of several connections: it has not
+    /// counted yet, but its place is taken.
+    pub(super) fn is_arriving(&self, cmd_sn: CmdSn) -> bool {
+        self.0.len() > 1
+            && self.0.iter().any(|connection| match &connection.arriving {
+                Some(Arriving {
+                    bhs,
+                    kind: Kind::Command { .. },
+                    ..
+                }) => !bhs.immediate() && bhs.cmd_sn() == cmd_sn,
+                _ => false,
+            })
+    }
+
+    /// There is a place that was never used.
+    pub(super) fn have_unused(&self) -> bool {
+        self.0.len() < usize::from(CONNECTIONS_MAX)
+    }
+
+    /// Takes a place that was never used.
+    pub(super) fn push(&mut self, connection: Connection) -> ConnectionIndex {
+        let at = u8::try_from(self.0.len()).expect("at most CONNECTIONS_MAX");
+        assert!(self.have_unused(), "callers look for a place first");
+        self.0.push(connection);
+        ConnectionIndex(at)
     }
 }
 
@@ -129,8 +197,12 @@ pub(super) struct Connection {
     pub(super) cid: Cid,
     /// It serves; otherwise it is gone, and only tasks that a device still has point here.
     pub(super) attached: bool,
-    /// Set once its last response has been queued: when that is sent, it ends with this.
-    pub(super) logout: Option<Fault>,
+    /// Its CID comes back, to this place.
+    pub(super) kept: bool,
+    /// It is being logged out from elsewhere: nothing that still comes on it is served.
+    pub(super) deaf: bool,
+    /// Set once its last response has been queued.
+    pub(super) ending: Option<Ending>,
     /// Longest data segment that we may send on it: the initiator's MaxRecvDataSegmentLength.
     pub(super) initiator_max_recv_data_segment_length: u32,
     pub(super) peer: SocketAddr,
@@ -139,6 +211,8 @@ pub(super) struct Connection {
     pub(super) arriving: Option<Arriving>,
     pub(super) transmit: TransmitQueue,
     pub(super) stat_sn: StatSn,
+    /// ExpStatSN as the initiator said it last: what has a lower one has arrived there.
+    pub(super) acknowledged: StatSn,
     pub(super) text: TextExchange,
     /// What was received last, oldest first: for the obituary.
     pub(super) last_opcodes: ArrayVec<u8, 8>,

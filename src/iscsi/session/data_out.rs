@@ -6,17 +6,17 @@
 //! may.
 
 use crate::mem::{DmaBuf, Pool};
-use crate::pdu::{Bhs, R2t, ScsiCommand, ScsiDataOut, Ttt};
+use crate::pdu::{Bhs, R2t, RejectReason, ScsiCommand, ScsiDataOut, Ttt};
 use crate::scsi::{AdditionalSense, Event};
 
 use super::command::{
     INCORRECT_AMOUNT_OF_DATA, PROTOCOL_SERVICE_CRC_ERROR, UNEXPECTED_UNSOLICITED_DATA,
     aborted_command,
 };
-use super::connection::{Kind, Sink};
+use super::connection::{ConnectionIndex, Kind, Sink};
 use super::table::TaskId;
 use super::task::{OUTSTANDING_R2T_MAX, OutstandingR2t, State, Task};
-use super::{Env, Session};
+use super::{Env, Guard, Session};
 
 /// The part of the pool that the large commands of one session may hold together.
 const SESSION_PART: usize = 4;
@@ -81,7 +81,12 @@ impl Session {
     }
 
     /// A Data-Out PDU: finds its task and its place, and checks that it is the one to come.
-    pub(super) fn begin_data_out(&mut self, bhs: &Bhs) -> (Kind, Sink) {
+    pub(super) fn begin_data_out(
+        &mut self,
+        env: &Env<'_>,
+        on: ConnectionIndex,
+        bhs: &Bhs,
+    ) -> (Kind, Sink) {
         let data = ScsiDataOut::parse(bhs);
         let length = bhs.data_segment_length();
         // Data of a task that is over may still be under way (an abort crossed it): not an error.
@@ -91,6 +96,10 @@ impl Session {
         let first_burst = self.negotiated.parameters.first_burst_length;
         let task = self.tasks.slot(slot).expect("by_itt() found it");
         let id = task.id;
+        if task.connection != on && env.guards.hold(Guard::DataFollowTheirCommand) {
+            // RFC 7143 §4.2.3: data go the way that their command came.
+            return (Kind::Reject(RejectReason::ProtocolError), Sink::Discard);
+        }
         let (at, wrong) = if data.ttt.is_reserved() {
             if !task.data_out.unsolicited_open {
                 return (Kind::Ignore, Sink::Discard);

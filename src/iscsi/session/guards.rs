@@ -30,6 +30,13 @@ pub enum Guard {
     TaskSetOrder,
     /// Data whose digest is wrong are not used.
     DataDigest,
+    /// A function that reaches the tasks of several connections is answered when the statuses that
+    /// they carry are acknowledged.
+    TaskSetWaitsForStatuses,
+    /// Data that come on another connection than their command did are not used.
+    DataFollowTheirCommand,
+    /// A function that reaches several tasks waits for commands that were sent before it.
+    TaskSetWaitsForCommands,
     /// A Logout Response waits for what the session has at the devices.
     LogoutWaits,
     /// What a unit's home decides is applied by every replica.

@@ -3,11 +3,16 @@
 //! A request is answered when everything that it reaches is gone: what is not at a device is
 //! dropped at once, what is there is waited for, on every core. Its response therefore says that
 //! nothing of an aborted task reaches the medium any more.
+//!
+//! With several connections a function that reaches several tasks also waits for the commands that
+//! were sent before it and are still on their way on another connection, and until the initiator
+//! has acknowledged the statuses that other connections carry (RFC 7143 §4.2.3.3; TaskReporting is
+//! RFC3720): what it is told to be done can then be followed by no answer to an older command.
 
 use crate::backend::UnitIndex;
 use crate::pdu::{
-    Bhs, CmdSn, Itt, LogoutResponseCode, TaskManagementFunction, TaskManagementRequest,
-    TaskManagementResponse, TaskManagementResponseCode as Code,
+    Bhs, CmdSn, Itt, TaskManagementFunction, TaskManagementRequest, TaskManagementResponse,
+    TaskManagementResponseCode as Code,
 };
 use crate::scsi::{Outcome, Status, UnitAttention};
 
@@ -15,8 +20,8 @@ use super::connection::ConnectionIndex;
 use super::task::{State, Task};
 use super::window::Place;
 use super::{
-    ABORT_DRAIN, Answer, Effect, Env, Fault, Guard, HeldCommand, MANAGEMENT_MAX, Management,
-    ResetScope, Session,
+    ABORT_DRAIN, Answer, CONNECTIONS_MAX, Early, Effect, Env, Fault, Guard, HeldCommand,
+    MANAGEMENT_MAX, Management, QUEUE_DEPTH_MAX, ResetScope, Scope, Session,
 };
 
 impl Session {
@@ -28,21 +33,32 @@ impl Session {
             return;
         }
         // RFC 7143 §7.3: the CmdSN of what is rejected does not count as received.
-        if self.management.len() >= MANAGEMENT_MAX {
+        if self.management.len() + self.early.len() >= MANAGEMENT_MAX {
             self.reject(on, bhs, crate::pdu::RejectReason::TooManyImmediateCommands);
             return;
         }
         self.take_cmd_sn(env, request.immediate, request.cmd_sn);
+        if self.is_early(env, &request) {
+            self.early.push(Early {
+                connection: on,
+                request,
+            });
+        } else {
+            self.manage(env, on, &request);
+        }
+    }
+
+    fn manage(&mut self, env: &mut Env<'_>, on: ConnectionIndex, request: &TaskManagementRequest) {
         match request.function {
-            TaskManagementFunction::AbortTask => self.abort_task(env, on, &request),
-            TaskManagementFunction::AbortTaskSet => self.abort_task_set(env, on, &request),
+            TaskManagementFunction::AbortTask => self.abort_task(env, on, request),
+            TaskManagementFunction::AbortTaskSet => self.abort_task_set(env, on, request),
             // One task set for each I_T nexus (TST = 001b): clearing it is aborting one's own
             // tasks.
-            TaskManagementFunction::ClearTaskSet => self.abort_task_set(env, on, &request),
-            TaskManagementFunction::LogicalUnitReset => match self.unit_for(&request) {
+            TaskManagementFunction::ClearTaskSet => self.abort_task_set(env, on, request),
+            TaskManagementFunction::LogicalUnitReset => match self.unit_for(request) {
                 Some(unit) => {
                     let condition = UnitAttention::LogicalUnitReset;
-                    self.reset(env, on, &request, vec![unit], condition, None);
+                    self.reset(env, on, request, vec![unit], condition, None);
                 }
                 None => self.respond_management(on, request.itt, Code::LunDoesNotExist),
             },
@@ -59,7 +75,7 @@ impl Session {
                 } else {
                     UnitAttention::TargetReset
                 };
-                self.reset(env, on, &request, units, condition, target.filter(|_| cold));
+                self.reset(env, on, request, units, condition, target.filter(|_| cold));
             }
             // NORMACA = 0: there is no ACA to clear. ErrorRecoveryLevel 0: nothing to reassign.
             TaskManagementFunction::ClearAca => {
@@ -74,6 +90,33 @@ impl Session {
         }
     }
 
+    /// RFC 7143 §4.2.3.3: a function that reaches several tasks waits for all commands that were
+    /// sent before it. On its own connection they have come; on others they may be on their way.
+    fn is_early(&self, env: &Env<'_>, request: &TaskManagementRequest) -> bool {
+        let first_missing = self.window.exp_cmd_sn();
+        reaches_several(request.function)
+            && self.connections.are_several()
+            && env.guards.hold(Guard::TaskSetWaitsForCommands)
+            && first_missing.is_before(request.cmd_sn)
+            // What no honest initiator can have counted to is not waited for.
+            && request.cmd_sn.distance_from(first_missing) <= u32::from(QUEUE_DEPTH_MAX)
+    }
+
+    /// Goes on with the requests that no command is missing for any more.
+    pub(super) fn manage_early(&mut self, env: &mut Env<'_>) {
+        while let Some(at) = self
+            .early
+            .iter()
+            .position(|early| !self.is_early(env, &early.request))
+        {
+            let Early {
+                connection,
+                request,
+            } = self.early.remove(at);
+            self.manage(env, connection, &request);
+        }
+    }
+
     /// Counts a request that is not a SCSI command in the command window. `false`: it is outside
     /// and dropped (RFC 7143 §4.2.2.1). One that is ahead of a gap is dealt with at once; its place
     /// is taken. Commands that waited for it are delivered when it has been dealt with.
@@ -85,6 +128,9 @@ impl Session {
     ) -> bool {
         if immediate {
             return true;
+        }
+        if self.connections.is_arriving(cmd_sn) {
+            return false;
         }
         match self.window.place(cmd_sn) {
             Place::Next => {
@@ -103,12 +149,15 @@ impl Session {
 
     /// Whether a request that is not a SCSI command may come now. Looks only.
     pub(super) fn in_window(&mut self, immediate: bool, cmd_sn: CmdSn) -> bool {
-        immediate
-            || match self.window.place(cmd_sn) {
-                Place::Next => true,
-                Place::Ahead(_) => *self.held_at(cmd_sn) == HeldCommand::Missing,
-                Place::Outside => false,
-            }
+        if immediate {
+            return true;
+        }
+        let free = match self.window.place(cmd_sn) {
+            Place::Next => true,
+            Place::Ahead(_) => *self.held_at(cmd_sn) == HeldCommand::Missing,
+            Place::Outside => false,
+        };
+        free && !self.connections.is_arriving(cmd_sn)
     }
 
     /// Every unit that the target has, seen by this initiator or not.
@@ -151,7 +200,8 @@ impl Session {
         }
         // RFC 7143 §11.6.1: a command that is still on its way counts as received and aborted, if
         // it was sent before this request. Without that condition the next command would be lost.
-        let sent_before = request.ref_cmd_sn.is_before(request.cmd_sn);
+        let sent_before = request.ref_cmd_sn.is_before(request.cmd_sn)
+            && !self.connections.is_arriving(request.ref_cmd_sn);
         let code = match self.window.place(request.ref_cmd_sn) {
             Place::Next | Place::Ahead(_)
                 if sent_before && *self.held_at(request.ref_cmd_sn) == HeldCommand::Missing =>
@@ -176,6 +226,7 @@ impl Session {
         };
         let id = self.begin_management(on, request.itt, false, Answer::Function);
         self.abort_unit(env, unit, Some(id), Some(request.cmd_sn));
+        self.await_acknowledgements(env, on, id);
         self.gathered(env, id);
     }
 
@@ -196,6 +247,7 @@ impl Session {
         for unit in &units {
             self.abort_unit(env, *unit, Some(management), Some(request.cmd_sn));
         }
+        self.await_acknowledgements(env, on, management);
         self.gathered(env, management);
         let scope = ResetScope {
             units,
@@ -209,7 +261,7 @@ impl Session {
         });
     }
 
-    fn begin_management(
+    pub(super) fn begin_management(
         &mut self,
         connection: ConnectionIndex,
         itt: Itt,
@@ -223,18 +275,53 @@ impl Session {
             itt,
             remote,
             gathering: true,
+            acknowledgements: [None; CONNECTIONS_MAX as usize],
             answer,
         });
         self.management_id
     }
 
     /// All tasks that the request `id` waits for are marked: it may be answered from here on.
-    fn gathered(&mut self, env: &mut Env<'_>, id: u32) {
+    pub(super) fn gathered(&mut self, env: &mut Env<'_>, id: u32) {
         let found = self.management.iter_mut().find(|pending| pending.id == id);
         if let Some(pending) = found {
             pending.gathering = false;
         }
         self.finish_management(env);
+    }
+
+    /// RFC 7143 §4.2.3.3: before the response to `id` goes out on `on`, the initiator has to
+    /// acknowledge the last status that each other connection carries; asked with a ping, it does
+    /// so at once.
+    fn await_acknowledgements(&mut self, env: &Env<'_>, on: ConnectionIndex, id: u32) {
+        if !self.connections.are_several() || !env.guards.hold(Guard::TaskSetWaitsForStatuses) {
+            return;
+        }
+        for other in self.connections.indices() {
+            let connection = &self.connections[other];
+            let owes = connection.acknowledged.is_before(connection.stat_sn);
+            if other == on || !connection.serves() || !owes {
+                continue;
+            }
+            let stat_sn = connection.stat_sn;
+            let pending = self.management.iter_mut().find(|pending| pending.id == id);
+            let pending = pending.expect("callers have begun it");
+            pending.acknowledgements[other.at()] = Some(stat_sn);
+            self.ping(other, env.now);
+        }
+    }
+
+    /// A request waits for the initiator to acknowledge what was sent on this connection.
+    pub(super) fn awaits_acknowledgement(&self, on: ConnectionIndex) -> bool {
+        let mut pending = self.management.iter();
+        pending.any(|pending| self.owes_acknowledgement(pending, on))
+    }
+
+    fn owes_acknowledgement(&self, pending: &Management, on: ConnectionIndex) -> bool {
+        let connection = &self.connections[on];
+        connection.serves()
+            && pending.acknowledgements[on.at()]
+                .is_some_and(|stat_sn| connection.acknowledged.is_before(stat_sn))
     }
 
     /// All other sessions and cores have acknowledged the reset.
@@ -293,7 +380,13 @@ impl Session {
     /// Ends a task without an answer: now, or when its device and its peer have let go of it.
     pub(super) fn abort(&mut self, env: &mut Env<'_>, slot: u16, by: Option<u32>) {
         let task = self.tasks.slot(slot).expect("callers have looked");
-        let attached = self.connections[task.connection].attached;
+        let connection = &self.connections[task.connection];
+        let (attached, serves) = (connection.attached, connection.serves());
+        if task.state == State::Arriving && attached && by.is_none() {
+            // Its own PDU is not whole: it has not counted yet and comes after what another session
+            // has asked for.
+            return;
+        }
         if let Some(by) = by {
             if !env.guards.hold(Guard::AbortKeepsEarlierWaiter) {
                 task.aborted_by.clear();
@@ -301,18 +394,19 @@ impl Session {
             task.aborted_by.push(by);
             task.tells_aborted = false;
         }
-        if task.state == State::Arriving && attached {
-            // Its own PDU is not whole: it has not counted yet and comes after what aborts.
-            task.aborted_by.clear();
-            return;
-        }
         task.aborted = true;
         task.last_progress = env.now;
-        if matches!(task.state, State::Arriving | State::Held) && !task.immediate {
+        if matches!(task.state, State::Arriving | State::Held) {
+            let counts = !task.immediate;
             let cmd_sn = task.cmd_sn;
             self.discard(env, slot);
-            if attached {
-                *self.held_at(cmd_sn) = HeldCommand::Skip;
+            if counts {
+                // What its connection has taken with it may come again on another one.
+                *self.held_at(cmd_sn) = if serves {
+                    HeldCommand::Skip
+                } else {
+                    HeldCommand::Missing
+                };
             }
             return;
         }
@@ -376,11 +470,14 @@ impl Session {
             let pending = self.management[at];
             let is_its = |task: &Task| task.aborted_by.contains(&pending.id);
             let tasks = self.tasks.iter().any(is_its);
+            let mut others = self.connections.indices();
+            let owed = others.any(|other| self.owes_acknowledgement(&pending, other));
             let guard = match pending.answer {
-                Answer::Logout => Guard::LogoutWaits,
+                Answer::Logout(_) => Guard::LogoutWaits,
                 Answer::Function | Answer::ColdReset => Guard::AbortWaitsForDevice,
             };
-            let waits = pending.remote || pending.gathering || (tasks && env.guards.hold(guard));
+            let waits =
+                pending.remote || pending.gathering || owed || (tasks && env.guards.hold(guard));
             if waits {
                 at += 1;
             } else {
@@ -397,32 +494,10 @@ impl Session {
             Answer::ColdReset => {
                 self.respond_management(on, request.itt, Code::FunctionComplete);
                 // RFC 7143 §11.5.1: all connections of the target end, that of the asker too.
-                self.connections[on].logout = Some(Fault::ColdReset);
+                self.end_after(on, Fault::ColdReset, Scope::Session);
             }
-            Answer::Logout => self.respond_logout(on, request.itt, LogoutResponseCode::Closed),
+            Answer::Logout(closes) => self.logged_out(on, request.itt, closes),
         }
-    }
-
-    /// Whether a logout is waiting for its tasks to be gone.
-    pub(super) fn is_logging_out(&self) -> bool {
-        let mut pending = self.management.iter();
-        pending.any(|pending| pending.answer == Answer::Logout)
-    }
-
-    /// RFC 7143 §11.15: a Logout Response says that the session's tasks are gone, so it waits for
-    /// what is at the devices.
-    pub(super) fn log_out(&mut self, env: &mut Env<'_>, on: ConnectionIndex, itt: Itt) {
-        let id = self.begin_management(on, itt, false, Answer::Logout);
-        let suspended = self.ordering.suspend();
-        for slot in 0..self.tasks.capacity() {
-            if self.tasks.slot(slot).is_some() {
-                self.abort(env, slot, Some(id));
-                // Nothing is sent behind a Logout Request (RFC 7143 §11.14).
-                self.let_go_of_peer(env, slot);
-            }
-        }
-        self.resume_ordering(env, suspended);
-        self.gathered(env, id);
     }
 
     /// Ends an aborted task that waits for nothing but its peer.
@@ -444,4 +519,16 @@ impl Session {
         };
         self.send(on, response.emit(), &[]);
     }
+}
+
+/// Whether a function reaches more than the one task that it names.
+fn reaches_several(function: TaskManagementFunction) -> bool {
+    matches!(
+        function,
+        TaskManagementFunction::AbortTaskSet
+            | TaskManagementFunction::ClearTaskSet
+            | TaskManagementFunction::LogicalUnitReset
+            | TaskManagementFunction::TargetWarmReset
+            | TaskManagementFunction::TargetColdReset
+    )
 }

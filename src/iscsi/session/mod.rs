@@ -19,8 +19,10 @@
 //! Files: `window` (CmdSN), `table` and `task` (tasks), `task_set` (their order), `command`
 //! (arrival, delivery, steps, answers), `data_out` (immediate, unsolicited, R2T), `data_in`
 //! (pieces, PDUs, residuals), `management` (task management, resets), `clearing` (what other
-//! things abort), `requests` (NOP, text, logout, reject), `connection`.
+//! things abort), `requests` (NOP, text, logout, reject), `connection`, `attachment` (connections
+//! that come and go).
 
+mod attachment;
 #[cfg(test)]
 mod bench;
 mod clearing;
@@ -45,7 +47,7 @@ use arrayvec::ArrayVec;
 
 use crate::backend::{IoError, Request, Token, UnitIndex};
 use crate::mem::{DmaBuf, Pool};
-use crate::pdu::{CmdSn, Event, FrameError, Framer, LoginResponse, StatSn};
+use crate::pdu::{CmdSn, Event, FrameError, LoginResponse, StatSn, TaskManagementRequest};
 use crate::scsi::nexus;
 use crate::scsi::{
     Change, Decision, InitiatorPort, LogicalUnit, MappedLun, Nexus, NexusUnit, Outcome,
@@ -55,8 +57,8 @@ use crate::scsi::{
 use super::negotiated::{Negotiated, SessionType};
 use super::node::Nodes;
 use super::transmit::TransmitQueue;
-use connection::{Arriving, Connection, Connections, Sink, TextExchange};
-pub use connection::{CONNECTIONS_MAX, ConnectionIndex};
+use connection::{Arriving, Connections, Sink};
+pub use connection::{CONNECTIONS_MAX, ConnectionIndex, Ending, Scope};
 pub use guards::{Guard, Guards};
 pub use table::TaskId;
 use table::TaskTable;
@@ -74,6 +76,8 @@ const DISCOVERY_IDLE_MAX: Duration = Duration::from_secs(60);
 pub const IMMEDIATE_MAX: u16 = 8;
 /// Task management requests of one session that may be waiting.
 pub const MANAGEMENT_MAX: usize = 8;
+/// Logouts of one session that may be waiting: of each connection, and of the session.
+pub const LOGOUTS_MAX: usize = CONNECTIONS_MAX as usize + 1;
 /// How long an aborted task waits for data that the peer was asked for.
 const ABORT_DRAIN: Duration = Duration::from_secs(3);
 
@@ -193,7 +197,17 @@ struct Management {
     remote: bool,
     /// The tasks that it waits for are still being looked up.
     gathering: bool,
+    /// By connection: the StatSN that the initiator has to acknowledge there first.
+    acknowledgements: [Option<StatSn>; CONNECTIONS_MAX as usize],
     answer: Answer,
+}
+
+/// A task management request that has overtaken commands which were sent before it on other
+/// connections.
+#[derive(Clone, Copy, Debug)]
+struct Early {
+    connection: ConnectionIndex,
+    request: TaskManagementRequest,
 }
 
 /// What a [`Management`] is answered with.
@@ -202,8 +216,14 @@ enum Answer {
     Function,
     /// The session ends behind it.
     ColdReset,
-    /// The session ends behind it.
-    Logout,
+    Logout(Closes),
+}
+
+/// What a logout closes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Closes {
+    Session,
+    Connection(ConnectionIndex),
 }
 
 /// Counters of a session, for its obituary and the operator.
@@ -234,8 +254,11 @@ pub struct Session {
     /// Tasks that wait for buffers or for room to send, oldest first.
     waiting: VecDeque<TaskId>,
     connections: Connections,
-    /// Oldest first; one place is kept for a logout.
-    management: ArrayVec<Management, { MANAGEMENT_MAX + 1 }>,
+    /// Oldest first; places are kept for logouts.
+    management: ArrayVec<Management, { MANAGEMENT_MAX + LOGOUTS_MAX }>,
+    early: ArrayVec<Early, MANAGEMENT_MAX>,
+    /// The window has opened and nothing that was sent since says so.
+    window_untold: bool,
     management_id: u32,
     ttt: u16,
     counters: Counters,
@@ -293,6 +316,8 @@ impl Session {
             connections: Connections::new(connection),
             management: ArrayVec::new(),
             management_id: 0,
+            early: ArrayVec::new(),
+            window_untold: false,
             ttt: 0,
             counters: Counters::default(),
             negotiated,
@@ -321,56 +346,9 @@ impl Session {
         luns
     }
 
-    fn connection(
-        negotiated: &Negotiated,
-        window: &Window,
-        (response, text): (&LoginResponse, &[u8]),
-        (peer, local): (SocketAddr, SocketAddr),
-        now: Instant,
-    ) -> Connection {
-        let parameters = &negotiated.parameters;
-        let mut framer = Framer::new(crate::pdu::Limits {
-            max_data_segment: parameters.target_max_recv_data_segment_length,
-            max_ahs: crate::pdu::AHS_BYTES_MAX,
-        });
-        framer.set_digests(parameters.header_digest, parameters.data_digest);
-        let mut transmit = TransmitQueue::new();
-        let response = LoginResponse {
-            exp_cmd_sn: window.exp_cmd_sn(),
-            max_cmd_sn: window.max_cmd_sn(),
-            ..*response
-        };
-        let queued = transmit.push(response.emit(), text);
-        assert!(queued, "an empty queue has room for one response");
-        transmit.set_digests(parameters.header_digest, parameters.data_digest);
-        Connection {
-            cid: negotiated.cid,
-            attached: true,
-            logout: None,
-            initiator_max_recv_data_segment_length: parameters
-                .initiator_max_recv_data_segment_length,
-            peer,
-            local,
-            framer,
-            arriving: None,
-            transmit,
-            stat_sn: negotiated.next_stat_sn,
-            text: TextExchange::default(),
-            last_opcodes: ArrayVec::new(),
-            read_ahead: 0,
-            last_received: now,
-            last_payload: now,
-            last_text: now,
-            ping: None,
-            last_sent: now,
-        }
-    }
-
     /// It has a connection.
     fn is_attached(&self) -> bool {
-        self.connections
-            .iter()
-            .any(|connection| connection.attached)
+        self.connections.attached().next().is_some()
     }
 
     /// How many LUNs the initiator sees.
@@ -419,15 +397,10 @@ impl Session {
         connection.last_sent = now;
     }
 
-    /// Set once the last response has been queued: when it is sent, the connection ends with this.
-    pub fn logout(&self, on: ConnectionIndex) -> Option<&Fault> {
-        self.connections[on].logout.as_ref()
-    }
-
     /// Takes bytes of the stream from the front of `input`.
     ///
     /// # Errors
-    /// What ends the connection. The session's tasks stay until [`Self::detach`].
+    /// What ends the connection. Its tasks stay until [`Self::detach`] or [`Self::leave`].
     pub fn receive(
         &mut self,
         env: &mut Env<'_>,
@@ -437,7 +410,7 @@ impl Session {
         self.connections[on].last_received = env.now;
         loop {
             let connection = &mut self.connections[on];
-            if connection.logout.is_some() {
+            if connection.deaf || connection.ending.is_some() {
                 // RFC 7143 §11.14: nothing is served behind the answer to a logout.
                 *input = &[];
                 return Ok(Progress::Done);
@@ -666,8 +639,9 @@ impl Session {
     fn reopen(&mut self, env: &mut Env<'_>) {
         let was_closed = self.window.is_closed();
         self.grant(env);
-        if was_closed && !self.window.is_closed() && self.tasks.is_empty() {
-            self.tell_window(ConnectionIndex::LEADING);
+        self.window_untold |= was_closed && !self.window.is_closed() && self.tasks.is_empty();
+        if self.window_untold {
+            self.tell_window();
         }
     }
 
@@ -706,40 +680,16 @@ impl Session {
         }) {
             return Err(Fault::NoProgress(limit));
         }
-        let asked = connection.last_text;
-        if self.is_discovery() && env.now.saturating_duration_since(asked) > DISCOVERY_IDLE_MAX {
+        let idle = env.now.saturating_duration_since(connection.last_text);
+        let is_deaf = connection.deaf;
+        if self.is_discovery() && idle > DISCOVERY_IDLE_MAX {
             return Err(Fault::DiscoveryIdle(DISCOVERY_IDLE_MAX));
         }
+        if is_deaf {
+            // It would not hear the answer.
+            return Ok(());
+        }
         self.tick_ping(on, env.now)
-    }
-
-    /// All connections are gone: every task is aborted. The session may be dropped, or given
-    /// another connection, once [`Self::is_drained`].
-    pub fn detach(&mut self, env: &mut Env<'_>) {
-        for on in self.connections.indices() {
-            self.connections[on].attached = false;
-            self.connections[on].arriving = None;
-        }
-        self.waiting.clear();
-        self.management.clear();
-        self.held.fill(HeldCommand::Missing);
-        let suspended = self.ordering.suspend();
-        for slot in 0..self.tasks.capacity() {
-            if self.tasks.slot(slot).is_some() {
-                self.abort(env, slot, None);
-            }
-        }
-        self.expire_aborted(env);
-        self.resume_ordering(env, suspended);
-        // Only now: until here tasks had buffers in it.
-        for on in self.connections.indices() {
-            self.connections[on].transmit = TransmitQueue::closed();
-        }
-    }
-
-    /// No device, and no other core, has anything of this session.
-    pub fn is_drained(&self) -> bool {
-        self.tasks.is_empty()
     }
 
     /// Gives what is reserved back; the session must be drained.
@@ -749,30 +699,6 @@ impl Session {
             "a session ends when nothing of it is outstanding"
         );
         self.window.close(env.pool);
-    }
-
-    /// Continues the session on another connection after [`Self::detach`] (RFC 7143 §6.3.4,
-    /// connection reinstatement). CmdSN goes on where it was; `login` brings what belongs to the
-    /// connection.
-    pub fn attach(
-        &mut self,
-        env: &mut Env<'_>,
-        login: &Negotiated,
-        last: (&LoginResponse, &[u8]),
-        ends: (SocketAddr, SocketAddr),
-    ) {
-        assert!(
-            self.is_drained() && !self.is_attached(),
-            "only a drained session is attached again"
-        );
-        self.connections[ConnectionIndex::LEADING].attached = true;
-        self.grant(env);
-        let connection = Self::connection(login, &self.window, last, ends, env.now);
-        self.connections[ConnectionIndex::LEADING] = connection;
-        let ours = &mut self.negotiated.parameters;
-        ours.header_digest = login.parameters.header_digest;
-        ours.data_digest = login.parameters.data_digest;
-        self.negotiated.cid = login.cid;
     }
 
     /// Queues a unit attention for this nexus on one unit.
@@ -789,9 +715,13 @@ impl Session {
     /// Raises MaxCmdSN as far as memory and the task table allow.
     fn grant(&mut self, env: &mut Env<'_>) {
         if self.is_attached() {
-            let under_way = u32::try_from(self.tasks.len()).unwrap_or(u32::MAX);
-            self.window.grant(under_way, env.floor, env.pool);
+            self.raise_window(env);
         }
+    }
+
+    fn raise_window(&mut self, env: &mut Env<'_>) {
+        let under_way = u32::try_from(self.tasks.len()).unwrap_or(u32::MAX);
+        self.window.grant(under_way, env.floor, env.pool);
     }
 
     fn next_stat_sn(&mut self, on: ConnectionIndex) -> StatSn {

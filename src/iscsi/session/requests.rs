@@ -12,7 +12,7 @@ use crate::pdu::{
 use super::super::text::FULL_FEATURE_TEXT_MAX_BYTES as TEXT_BYTES_MAX;
 use super::super::text_phase::{self, TextSession};
 use super::connection::{ConnectionIndex, Kind, Sink, TextExchange};
-use super::{Env, Fault, Session};
+use super::{Closes, Env, Fault, Session};
 
 /// Text bytes that go into one Text Response whatever the initiator takes.
 const TEXT_SEGMENT_MAX: usize = 8192;
@@ -94,32 +94,50 @@ impl Session {
     /// Pings a peer that has been silent, and gives up on one that does not answer (RFC 7143
     /// §11.19).
     pub(super) fn tick_ping(&mut self, on: ConnectionIndex, now: Instant) -> Result<(), Fault> {
-        let Some(interval) = self.timeouts.ping_interval else {
-            return Ok(());
-        };
-        if let Some((_, since)) = self.connections[on].ping {
+        let connection = &mut self.connections[on];
+        if let Some((_, since)) = connection.ping {
             // Anything that came since then shows that the peer lives.
-            if self.connections[on].last_received > since {
-                self.connections[on].ping = None;
+            if connection.last_received > since {
+                connection.ping = None;
             } else if now.saturating_duration_since(since) > self.timeouts.ping_timeout {
                 return Err(Fault::PingTimeout(self.timeouts.ping_timeout));
             }
             return Ok(());
         }
-        let silent = now.saturating_duration_since(self.connections[on].last_received) > interval;
-        if silent && self.connections[on].transmit.has_room() {
-            self.ttt = self.ttt.wrapping_add(1);
-            // No task has this slot, so the tag cannot be taken for that of an R2T.
-            let ttt = Ttt(0xfffe_0000 | u32::from(self.ttt));
-            self.connections[on].ping = Some((ttt, now));
-            self.send_nop_in(on, ttt);
+        let silence = now.saturating_duration_since(connection.last_received);
+        let silent = self
+            .timeouts
+            .ping_interval
+            .is_some_and(|interval| silence > interval);
+        if silent || self.awaits_acknowledgement(on) {
+            self.ping(on, now);
         }
         Ok(())
     }
 
-    /// Tells ExpCmdSN and MaxCmdSN.
-    pub(super) fn tell_window(&mut self, on: ConnectionIndex) {
-        self.send_nop_in(on, Ttt::RESERVED);
+    /// Asks for an answer, if there is room and none is being waited for.
+    pub(super) fn ping(&mut self, on: ConnectionIndex, now: Instant) {
+        let connection = &mut self.connections[on];
+        if connection.ping.is_some() || !connection.transmit.has_room() {
+            return;
+        }
+        self.ttt = self.ttt.wrapping_add(1);
+        // No task has this slot, so the tag cannot be taken for that of an R2T.
+        let ttt = Ttt(0xfffe_0000 | u32::from(self.ttt));
+        connection.ping = Some((ttt, now));
+        self.send_nop_in(on, ttt);
+    }
+
+    /// Tells ExpCmdSN and MaxCmdSN, on one connection for all, as soon as one has room.
+    pub(super) fn tell_window(&mut self) {
+        let on = self
+            .connections
+            .attached()
+            .find(|on| !self.connections[*on].transmit.is_congested());
+        if let Some(on) = on {
+            self.window_untold = false;
+            self.send_nop_in(on, Ttt::RESERVED);
+        }
     }
 
     /// A NOP-In of our own; with a tag it asks for an answer (RFC 7143 §11.19).
@@ -232,14 +250,26 @@ impl Session {
         self.send(on, response.emit(), &segment);
     }
 
-    /// RFC 7143 §11.14: closing the session or the connection ends both here, since a session has
-    /// one connection; removing a connection for recovery needs ErrorRecoveryLevel 2.
+    /// RFC 7143 §11.14: closes the session or one of its connections, which need not be the one
+    /// that the request came on. The last connection takes the session with it. Removing a
+    /// connection for recovery needs ErrorRecoveryLevel 2.
     pub(super) fn logout_request(&mut self, env: &mut Env<'_>, on: ConnectionIndex, bhs: &Bhs) {
         let Ok(request) = LogoutRequest::parse(bhs) else {
             self.reject(on, bhs, RejectReason::InvalidPduField);
             return;
         };
-        if self.is_logging_out() {
+        let closes = match request.reason {
+            LogoutReason::CloseSession => Ok(Closes::Session),
+            LogoutReason::CloseConnection => match self.connections.by_cid(request.cid) {
+                Some(other) if self.connections.are_several() => Ok(Closes::Connection(other)),
+                Some(_) => Ok(Closes::Session),
+                None => Err(LogoutResponseCode::CidNotFound),
+            },
+            LogoutReason::RemoveConnectionForRecovery => {
+                Err(LogoutResponseCode::RecoveryNotSupported)
+            }
+        };
+        if self.is_logging_out(closes.ok()) {
             self.reject(on, bhs, RejectReason::ProtocolError);
             return;
         }
@@ -247,22 +277,13 @@ impl Session {
             self.counters.ignored_pdus += 1;
             return;
         }
-        let code = match request.reason {
-            LogoutReason::CloseSession => LogoutResponseCode::Closed,
-            LogoutReason::CloseConnection if request.cid == self.connections[on].cid => {
-                LogoutResponseCode::Closed
-            }
-            LogoutReason::CloseConnection => LogoutResponseCode::CidNotFound,
-            LogoutReason::RemoveConnectionForRecovery => LogoutResponseCode::RecoveryNotSupported,
-        };
-        if code == LogoutResponseCode::Closed {
-            self.log_out(env, on, request.itt);
-        } else {
-            self.respond_logout(on, request.itt, code);
+        match closes {
+            Ok(closes) => self.log_out(env, on, request.itt, closes),
+            Err(code) => self.respond_logout(on, request.itt, code),
         }
     }
 
-    /// Answers a logout. A session that is closed ends behind the answer.
+    /// Answers a logout.
     pub(super) fn respond_logout(
         &mut self,
         on: ConnectionIndex,
@@ -279,9 +300,6 @@ impl Session {
             time2retain: 0,
         };
         self.send(on, response.emit(), &[]);
-        if code == LogoutResponseCode::Closed {
-            self.connections[on].logout = Some(Fault::LoggedOut);
-        }
     }
 
     /// Asks the initiator to log out within `seconds` (RFC 7143 §11.9.1, event 1).

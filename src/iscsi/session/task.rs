@@ -122,8 +122,9 @@ pub(super) struct Piece {
     pub(super) end: usize,
 }
 
-/// Which requests have aborted a task: all of those that may be waiting, and a logout.
-pub(super) type AbortedBy = ArrayVec<u32, { MANAGEMENT_MAX + 1 }>;
+/// Which requests have aborted a task: all of those that may be waiting, a logout of its connection
+/// and one of the session.
+pub(super) type AbortedBy = ArrayVec<u32, { MANAGEMENT_MAX + 2 }>;
 
 #[derive(Debug)]
 pub(super) struct Task {

@@ -35,9 +35,10 @@ fn each_key_is_answered_by_its_rule() {
         ("HeaderDigest", "crc32c", "Reject"),
         ("HeaderDigest", "", "Reject"),
         ("DataDigest", "CRC32C", "CRC32C"),
-        // §13.2, minimum, ours is 1.
+        // §13.2, minimum, this target's is 4.
         ("MaxConnections", "1", "1"),
-        ("MaxConnections", "65535", "1"),
+        ("MaxConnections", "3", "3"),
+        ("MaxConnections", "65535", "4"),
         ("MaxConnections", "0", "Reject"),
         ("MaxConnections", "65536", "Reject"),
         // §13.10, or.
@@ -129,7 +130,7 @@ fn what_was_answered_is_what_holds() {
         data_digest: true,
         initiator_max_recv_data_segment_length: 65536,
         target_max_recv_data_segment_length: 262_144,
-        max_connections: 1,
+        max_connections: 4,
         initial_r2t: false,
         immediate_data: false,
         max_burst_length: 131_072,
