@@ -99,11 +99,16 @@ impl Backing {
     }
 }
 
+/// Longest atomic write of a device in process, in bytes.
+const ATOMIC_WRITE_BYTES: u32 = 1 << 20;
+
 /// Devices in process: any block can be unmapped and reads as zeroes then.
 fn zeroing_info(spec: &Spec, bytes: u64) -> Result<DeviceInfo, OpenError> {
     let mut info = spec.info(bytes)?;
     info.unmap = !spec.read_only;
     info.unmap_reads_zeroes = true;
     info.unmap_granularity = (4096 / spec.block_size).max(1);
+    // Nothing of theirs survives a power loss, so nothing of a write can be lost by halves.
+    info.atomic_write_blocks = ATOMIC_WRITE_BYTES / spec.block_size;
     Ok(info)
 }

@@ -25,6 +25,9 @@ use crate::mem::{DmaBuf, Region};
 /// The most bytes that one call of [`MemoryDisk::zero`] should be given by a data core.
 pub(super) const ZERO_STEP_BYTES: u64 = 32 << 20;
 
+/// Bytes that one call of [`MemoryDisk::scan`] may look at: well below a millisecond.
+pub(super) const SCAN_STEP_BYTES: u64 = 1 << 20;
+
 /// Bytes from the start of a request that are prefetched.
 const PREFETCH_BYTES: u64 = 4096;
 const CACHE_LINE_BYTES: usize = 64;
@@ -87,6 +90,37 @@ impl MemoryDisk {
             // Locked pages (mlockall) cannot be given back; they are zeroed where they are.
             self.zero_bytes(pages.start, pages.end);
         }
+    }
+
+    /// Looks from `at` (and at the whole page that it is in) to `end` for the first page whose
+    /// answer to "is there anything but zeroes?" is not `mapped`. Returns where that is, or `end`,
+    /// and the answer that holds up to there; with `mapped` absent the first page gives it.
+    ///
+    /// What was written is not kept track of, which would cost each write: a page of zeroes counts
+    /// as unmapped, since SBC-3 lets a device unmap such blocks by itself at any time where unmapped
+    /// blocks read as zeroes (autonomous LBA transitions).
+    pub(super) fn scan(&self, range: Range<u64>, mapped: Option<bool>) -> (u64, bool) {
+        let (mut at, mut known) = (range.start, mapped);
+        while at < range.end {
+            let page = at / PAGE_BYTES * PAGE_BYTES;
+            let end = (page + PAGE_BYTES).min(self.bytes);
+            let here = !self.is_zero(page, end);
+            if *known.get_or_insert(here) != here {
+                break;
+            }
+            at = end;
+        }
+        (at.min(range.end), known.unwrap_or(true))
+    }
+
+    /// Whether a page, or the part of one that ends the disk, is all zeroes.
+    fn is_zero(&self, start: u64, end: u64) -> bool {
+        let mut page = [0; PAGE_BYTES as usize];
+        let page = &mut page[..usize::try_from(end - start).expect("at most a page")];
+        let at = self.at(start, page.len());
+        // SAFETY: `self.at` checked that so many bytes from `at` on are the disk's.
+        unsafe { racy::copy_out(at, page) };
+        page.iter().all(|byte| *byte == 0)
     }
 
     /// Asks the cache for the first bytes from `offset` on; a hint without effect on contents.

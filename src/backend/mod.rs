@@ -21,6 +21,6 @@ mod tests;
 
 pub use backing::Backing;
 pub use faults::Faults;
-pub use request::{Completion, DeviceInfo, IoError, Operation, Request, Token, UnitIndex};
+pub use request::{Completion, DeviceInfo, IoError, LbaRun, Operation, Request, Token, UnitIndex};
 pub use set::{DEPTH_MAX, Options, Set};
 pub use spec::{Engine, Kind, OpenError, PHYSICAL_BLOCK_BYTES_MAX, Spec};

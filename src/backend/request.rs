@@ -71,6 +71,10 @@ pub enum Operation {
         fua: bool,
         may_unmap: bool,
     },
+    /// Say whether the block `lba` has memory behind it, and for how many blocks from there on the
+    /// same holds: `buf` is [`LbaRun::BYTES`] bytes and is filled with an [`LbaRun`]. Changes
+    /// nothing.
+    LbaStatus { lba: u64, buf: DmaBuf },
 }
 
 impl Operation {
@@ -81,6 +85,7 @@ impl Operation {
                 (lba, u64::from(blocks))
             }
             Self::Unmap { lba, blocks } | Self::WriteZeroes { lba, blocks, .. } => (lba, blocks),
+            Self::LbaStatus { lba, .. } => (lba, 1),
             Self::Flush => (0, 0),
         }
     }
@@ -89,15 +94,48 @@ impl Operation {
     pub fn changes_blocks(&self) -> bool {
         match self {
             Self::Write { .. } | Self::Unmap { .. } | Self::WriteZeroes { .. } => true,
-            Self::Read { .. } | Self::Flush => false,
+            Self::Read { .. } | Self::Flush | Self::LbaStatus { .. } => false,
         }
     }
 
     /// The buffer, when the operation is given up.
     pub fn into_buf(self) -> Option<DmaBuf> {
         match self {
-            Self::Read { buf, .. } | Self::Write { buf, .. } => Some(buf),
+            Self::Read { buf, .. } | Self::Write { buf, .. } | Self::LbaStatus { buf, .. } => {
+                Some(buf)
+            }
             Self::Flush | Self::Unmap { .. } | Self::WriteZeroes { .. } => None,
+        }
+    }
+}
+
+/// Blocks in a row of which the same is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LbaRun {
+    /// How many, at least 1. It may be less than there are, and may reach beyond the end.
+    pub blocks: u64,
+    /// Memory is behind them, or it is not known that there is none.
+    pub mapped: bool,
+}
+
+impl LbaRun {
+    /// Bytes of an encoded run: `blocks`, little-endian, and a byte that is 1 where mapped.
+    pub const BYTES: usize = 9;
+
+    /// Fills the buffer of [`Operation::LbaStatus`].
+    pub fn emit(self, buf: &mut DmaBuf) {
+        buf.copy_from(0, &self.blocks.to_le_bytes());
+        buf.copy_from(8, &[u8::from(self.mapped)]);
+    }
+
+    /// Reads what a device has filled in.
+    pub fn parse(buf: &DmaBuf) -> Self {
+        let (mut blocks, mut mapped) = ([0; 8], [0]);
+        buf.copy_to(0, &mut blocks);
+        buf.copy_to(8, &mut mapped);
+        Self {
+            blocks: u64::from_le_bytes(blocks).max(1),
+            mapped: mapped != [0],
         }
     }
 }

@@ -11,7 +11,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::backing::Device;
 use super::{
-    Backing, Completion, Faults, IoError, Operation, Options, Request, Set, Token, UnitIndex,
+    Backing, Completion, Faults, IoError, LbaRun, Operation, Options, Request, Set, Token,
+    UnitIndex,
 };
 use crate::mem::{CHUNK_BYTES, DmaBuf, Pages, Pool};
 
@@ -34,6 +35,7 @@ pub fn run(open: impl Fn() -> Arc<Backing>, stores: bool, seed: u64) {
     let backing = open();
     if stores {
         random_operations_agree_with_a_model(&backing, seed);
+        runs_cover_the_device_and_own_up_to_what_was_written(&backing);
     }
     // The same device again: it must be possible to attach it to another set.
     bounds_are_kept(&backing);
@@ -292,6 +294,61 @@ fn random_operations_agree_with_a_model(backing: &Arc<Backing>, seed: u64) {
     assert!(overtaken, "completions came out of order at least once");
     let all = driver.read(0, size, model.len()).expect("the whole model");
     assert!(all == model, "seed {seed}: contents differ at the end");
+    driver.finish();
+}
+
+/// What was written is mapped, what was unmapped is not where the device says that it can tell, and
+/// the runs follow each other to the end.
+fn runs_cover_the_device_and_own_up_to_what_was_written(backing: &Arc<Backing>) {
+    const WRITTEN_BYTES: u64 = 64 << 10;
+    let info = backing.info();
+    let (size, end) = (info.block_size, info.blocks);
+    let mut driver = Driver::new(backing);
+    let zero = Operation::WriteZeroes {
+        lba: 0,
+        blocks: end,
+        fua: false,
+        may_unmap: true,
+    };
+    assert_eq!(driver.run(zero).0, Ok(()));
+    let written = [2 * WRITTEN_BYTES, 16 * WRITTEN_BYTES];
+    for at in written {
+        let data = vec![0x5a; WRITTEN_BYTES as usize];
+        let wrote = driver.write(at / u64::from(size), size, &data, false);
+        assert_eq!(wrote, Ok(()));
+    }
+    let mut runs = Vec::new();
+    let mut lba = 0;
+    while lba < end {
+        let mut buf = driver.pool.alloc(LbaRun::BYTES).expect("room in the pool");
+        buf.fill(0, LbaRun::BYTES, 0xee);
+        let (result, buf) = driver.run(Operation::LbaStatus { lba, buf });
+        assert_eq!(result, Ok(()));
+        let run = LbaRun::parse(&buf.expect("the buffer comes back"));
+        let next = lba.saturating_add(run.blocks).min(end);
+        runs.push((lba, next, run.mapped));
+        lba = next;
+    }
+    for at in written {
+        let (from, to) = (at / u64::from(size), (at + WRITTEN_BYTES) / u64::from(size));
+        let overlaps =
+            |(first, next, mapped): &(u64, u64, bool)| !mapped && *first < to && from < *next;
+        assert!(
+            !runs.iter().any(overlaps),
+            "{runs:?} deny what was written at {at}"
+        );
+    }
+    if info.unmap && info.unmap_reads_zeroes {
+        let (first, _, mapped) = runs[0];
+        assert!(
+            first == 0 && !mapped,
+            "{runs:?} say that nothing was unmapped"
+        );
+    }
+    let buf = driver.pool.alloc(LbaRun::BYTES).expect("room in the pool");
+    let beyond = driver.run(Operation::LbaStatus { lba: end, buf });
+    assert_eq!(beyond.0, Err(IoError::OutOfRange));
+    drop(beyond);
     driver.finish();
 }
 

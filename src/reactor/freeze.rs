@@ -227,11 +227,13 @@ impl Reactor {
 
 /// Whether a request must wait for somebody else's freeze.
 pub(super) fn is_held(frozen: &[Held], core: usize, request: &Request) -> bool {
-    if !request.operation.changes_blocks() {
-        return false;
-    }
+    let changes = request.operation.changes_blocks();
+    let reads = matches!(request.operation, Operation::Read { .. });
     let (lba, blocks) = Operation::range(&request.operation);
     frozen.iter().any(|Held { freeze, .. }| {
+        if !changes && !(reads && freeze.reads) {
+            return false;
+        }
         let Owner {
             core: owner,
             session,

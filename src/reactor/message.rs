@@ -119,12 +119,14 @@ pub struct Owner {
     pub task: TaskId,
 }
 
-/// Blocks of a unit that only one task may change.
+/// Blocks of a unit that only one task may change, or also read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Freeze {
     pub unit: UnitIndex,
     pub lba: u64,
     pub blocks: u64,
+    /// Others may not read them either.
+    pub reads: bool,
     pub owner: Owner,
 }
 

@@ -481,6 +481,7 @@ impl Reactor {
                     unit,
                     lba,
                     blocks,
+                    reads,
                 } => {
                     let owner = Owner {
                         core,
@@ -491,6 +492,7 @@ impl Reactor {
                         unit,
                         lba,
                         blocks,
+                        reads,
                         owner,
                     });
                 }

@@ -65,6 +65,15 @@ impl Cdb {
         u128::from_be_bytes(*basic)
     }
 
+    /// The bytes from the 17th on as one number, the 17th most significant.
+    pub(super) fn extended_bits(&self) -> u128 {
+        let (_, extended) = self
+            .bytes
+            .split_first_chunk::<CDB_BYTES_BASIC>()
+            .expect("32 bytes hold 16");
+        u128::from_be_bytes(*extended.first_chunk().expect("and 16 more"))
+    }
+
     /// The byte at `at`.
     pub fn u8(&self, at: usize) -> u8 {
         self.bytes[at]
@@ -106,16 +115,25 @@ impl Cdb {
     /// fields are zero, else INVALID FIELD IN CDB). The sense data point at the first bit that
     /// offends.
     pub(super) fn check_reserved(&self, allowed: u128) -> Result<(), Sense> {
-        let offending = self.basic_bits() & !allowed;
-        if offending == 0 {
-            return Ok(());
-        }
-        let position = offending.leading_zeros().to_be_bytes()[3];
-        Err(Sense::invalid_field_in_cdb(
-            u16::from(position / 8),
-            Some(7 - position % 8),
-        ))
+        check_bits(self.basic_bits() & !allowed, 0)
     }
+
+    /// The same of the bytes from the 17th on, for the 32-byte form.
+    pub(super) fn check_reserved_extended(&self, allowed: u128) -> Result<(), Sense> {
+        check_bits(self.extended_bits() & !allowed, 16)
+    }
+}
+
+/// Names the first of the bits that offend, in 16 bytes that begin at byte `from` of the CDB.
+fn check_bits(offending: u128, from: u16) -> Result<(), Sense> {
+    if offending == 0 {
+        return Ok(());
+    }
+    let position = offending.leading_zeros().to_be_bytes()[3];
+    Err(Sense::invalid_field_in_cdb(
+        from + u16::from(position / 8),
+        Some(7 - position % 8),
+    ))
 }
 
 #[cfg(test)]
@@ -166,5 +184,9 @@ mod tests {
             }
         );
         assert_eq!(Cdb::new(&bytes).check_reserved(u128::MAX), Ok(()));
+        let long = Cdb::with_extended(&bytes, &[0, 0, 0x80]).unwrap();
+        assert_eq!(long.check_reserved_extended(u128::MAX), Ok(()));
+        let sense = long.check_reserved_extended(0).unwrap_err();
+        assert_eq!(sense, Sense::invalid_field_in_cdb(18, Some(7)));
     }
 }

@@ -12,7 +12,8 @@
 
 use bitflags::bitflags;
 
-use super::cdb::{CDB_BYTES_BASIC, Cdb};
+use super::cdb::{CDB_BYTES_BASIC, CDB_BYTES_MAX, Cdb};
+use super::sense::Sense;
 use super::task::{Begin, Command, Context, UnitCall};
 use super::unit::LogicalUnit;
 use super::{sbc, spc};
@@ -31,6 +32,8 @@ bitflags! {
         const NEEDS_UNMAP = 1 << 3;
         /// Changes how the unit behaves for everybody: refused where the mapping is read-only.
         const CHANGES = 1 << 4;
+        /// Exists only where the device guarantees atomic writes (VPD B0h).
+        const NEEDS_ATOMIC_WRITES = 1 << 5;
     }
 }
 
@@ -83,12 +86,14 @@ pub struct Opcode {
     pub name: &'static str,
     pub opcode: u8,
     /// `None` for an operation code that has no service actions.
-    pub service_action: Option<u8>,
+    pub service_action: Option<u16>,
     pub usage: &'static [u8],
     pub direction: Direction,
     pub gates: Gates,
     pub timeouts: Timeouts,
     allowed: u128,
+    /// Bits of the bytes from the 17th on that may be set.
+    allowed_extended: u128,
     pub(super) handler: Handler,
 }
 
@@ -108,17 +113,29 @@ impl Opcode {
             direction,
             gates: Gates::empty(),
             timeouts,
-            allowed: allowed_bits(usage, 0),
+            allowed: allowed_bits(usage, 0, 0),
+            allowed_extended: 0,
             handler,
         }
     }
 
     /// The row is for the service action that stands in its usage data.
     const fn with_service_action(self) -> Self {
-        let allowed = allowed_bits(self.usage, 0x1f);
+        let allowed = allowed_bits(self.usage, 0, 0x1f);
         Self {
-            service_action: Some(self.usage[1] & 0x1f),
+            service_action: Some((self.usage[1] & 0x1f) as u16),
             allowed,
+            ..self
+        }
+    }
+
+    /// The row is for a command of the variable-length form with 32 bytes (SPC-4, variable type
+    /// CDB formats), whose service action stands in bytes 8 and 9 of its usage data.
+    const fn long(self) -> Self {
+        assert!(self.opcode == VARIABLE_LENGTH && self.usage.len() == CDB_BYTES_MAX);
+        Self {
+            service_action: Some(u16::from_be_bytes([self.usage[8], self.usage[9]])),
+            allowed_extended: allowed_bits(self.usage, CDB_BYTES_BASIC, 0),
             ..self
         }
     }
@@ -132,20 +149,56 @@ impl Opcode {
         self.allowed
     }
 
+    /// What the check of the first 16 bytes leaves of a 32-byte CDB: ADDITIONAL CDB LENGTH must say
+    /// that it is one, and no reserved bit of the rest may be set.
+    pub(super) fn check_long(&self, cdb: &Cdb) -> Result<(), Sense> {
+        cdb.check_reserved(self.allowed)?;
+        if cdb.u8(usize::from(ADDITIONAL_LENGTH_AT)) != ADDITIONAL_LENGTH {
+            return Err(Sense::invalid_field_in_cdb(ADDITIONAL_LENGTH_AT, None));
+        }
+        cdb.check_reserved_extended(self.allowed_extended)
+    }
+
     /// Whether this unit has the command at all.
     pub fn available(&self, unit: &LogicalUnit) -> bool {
-        !self.gates.contains(Gates::NEEDS_UNMAP) || unit.info().unmap
+        const NEEDS: Gates = Gates::NEEDS_UNMAP.union(Gates::NEEDS_ATOMIC_WRITES);
+        if !self.gates.intersects(NEEDS) {
+            return true;
+        }
+        let info = unit.info();
+        (!self.gates.contains(Gates::NEEDS_UNMAP) || info.unmap)
+            && (!self.gates.contains(Gates::NEEDS_ATOMIC_WRITES) || info.atomic_write_blocks > 0)
     }
 }
 
-/// Bits that may be set in a CDB: those of `usage`, all of byte 0, the bits of byte 1 that hold the
-/// service action or SCSI-2's LUN, and all that lies behind the CDB's end.
-const fn allowed_bits(usage: &[u8], service_action: u8) -> u128 {
+/// The operation code of the variable-length form (SPC-4), where its service action stands, and
+/// what ADDITIONAL CDB LENGTH says in 32 bytes.
+const VARIABLE_LENGTH: u8 = 0x7f;
+const LONG_SERVICE_ACTION_AT: u16 = 8;
+const ADDITIONAL_LENGTH_AT: u16 = 7;
+const ADDITIONAL_LENGTH: u8 = 0x18;
+
+/// The operation code is ours and the service action is not: an invalid field (SPC-4).
+pub(super) fn unknown_service_action(cdb: &Cdb) -> Sense {
+    if cdb.opcode() == VARIABLE_LENGTH {
+        Sense::invalid_field_in_cdb(LONG_SERVICE_ACTION_AT, None)
+    } else {
+        Sense::invalid_field_in_cdb(1, Some(4))
+    }
+}
+
+/// Bits that may be set in the 16 bytes of a CDB from byte `from` on: those of `usage`, all of byte
+/// 0, the bits of byte 1 that hold the service action or SCSI-2's LUN, and all that lies behind the
+/// CDB's end.
+const fn allowed_bits(usage: &[u8], from: usize, service_action: u8) -> u128 {
     let mut bytes = [0xff; CDB_BYTES_BASIC];
-    let mut at = 1;
-    while at < usage.len() && at < CDB_BYTES_BASIC {
-        bytes[at] = usage[at];
+    let mut at = if from == 0 { 1 } else { 0 };
+    while from + at < usage.len() && at < CDB_BYTES_BASIC {
+        bytes[at] = usage[from + at];
         at += 1;
+    }
+    if from > 0 {
+        return u128::from_be_bytes(bytes);
     }
     bytes[1] |= service_action;
     if usage.len() == 6 {
@@ -158,6 +211,8 @@ const fn allowed_bits(usage: &[u8], service_action: u8) -> u128 {
 #[derive(Clone, Copy, Debug)]
 pub enum Lookup {
     Row(&'static Opcode),
+    /// A command of the 32-byte form, whose CDB needs [`Opcode::check_long`] too.
+    LongRow(&'static Opcode),
     /// The operation code is ours, the service action is not.
     UnknownServiceAction,
     UnknownOpcode,
@@ -165,20 +220,23 @@ pub enum Lookup {
 
 /// Finds the row of a CDB.
 pub fn lookup(cdb: &Cdb) -> Lookup {
-    find(cdb.opcode(), cdb.service_action())
-}
-
-/// Finds the row of an operation code and, where it has them, a service action.
-pub fn find(opcode: u8, service_action: u8) -> Lookup {
-    let rows = rows_of(opcode);
+    let rows = rows_of(cdb.opcode());
     match rows {
         [] => Lookup::UnknownOpcode,
         [row] if row.service_action.is_none() => Lookup::Row(row),
-        _ => rows
-            .iter()
-            .find(|row| row.service_action == Some(service_action))
+        _ if cdb.opcode() == VARIABLE_LENGTH => {
+            let service_action = cdb.be16(usize::from(LONG_SERVICE_ACTION_AT));
+            with_service_action(rows, service_action)
+                .map_or(Lookup::UnknownServiceAction, Lookup::LongRow)
+        }
+        _ => with_service_action(rows, cdb.service_action().into())
             .map_or(Lookup::UnknownServiceAction, Lookup::Row),
     }
+}
+
+fn with_service_action(rows: &'static [Opcode], service_action: u16) -> Option<&'static Opcode> {
+    rows.iter()
+        .find(|row| row.service_action == Some(service_action))
 }
 
 /// All rows of one operation code: none, one without service action, or one for each.
@@ -189,7 +247,7 @@ pub fn rows_of(opcode: u8) -> &'static [Opcode] {
 
 /// All rows, in ascending order.
 pub fn rows() -> &'static [Opcode] {
-    &TABLE
+    TABLE
 }
 
 use Direction::{In, None as NoData, Out};
@@ -199,7 +257,7 @@ const ANYTIME: Gates = Gates::PASSES_UNIT_ATTENTION.union(Gates::PASSES_NOT_READ
 const SETTINGS: Gates = Gates::PASSES_NOT_READY.union(Gates::CHANGES);
 
 #[rustfmt::skip]
-static TABLE: [Opcode; 28] = [
+static TABLE: &[Opcode] = &[
     Opcode::new("TEST UNIT READY", &[0x00, 0, 0, 0, 0, 0],
         NoData, QUICK, Unit(spc::test_unit_ready::start)),
     Opcode::new("REQUEST SENSE", &[0x03, 0x01, 0, 0, 0xff, 0],
@@ -223,10 +281,16 @@ static TABLE: [Opcode; 28] = [
         In, MEDIUM, Unit(sbc::read::start)),
     Opcode::new("WRITE (10)", &[0x2a, 0x1a, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0],
         Out, MEDIUM, Unit(sbc::write::start)).with_gates(Gates::WRITES),
+    Opcode::new("WRITE AND VERIFY (10)", &[0x2e, 0x12, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0],
+        Out, MEDIUM, Unit(sbc::write_and_verify::start)).with_gates(Gates::WRITES),
     Opcode::new("VERIFY (10)", &[0x2f, 0x16, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0],
         Out, MEDIUM, Unit(sbc::verify::start)),
+    Opcode::new("PRE-FETCH (10)", &[0x34, 0x02, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0],
+        NoData, QUICK, Unit(sbc::pre_fetch::start)),
     Opcode::new("SYNCHRONIZE CACHE (10)", &[0x35, 0x06, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0],
         NoData, LONG, Unit(sbc::synchronize_cache::start)),
+    Opcode::new("READ DEFECT DATA (10)", &[0x37, 0, 0x1f, 0, 0, 0, 0, 0xff, 0xff, 0],
+        In, QUICK, Unit(sbc::read_defect_data::start_10)),
     Opcode::new("WRITE SAME (10)", &[0x41, 0x08, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0],
         Out, LONG, Unit(sbc::write_same::start)).with_gates(Gates::WRITES),
     Opcode::new("UNMAP", &[0x42, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
@@ -235,25 +299,65 @@ static TABLE: [Opcode; 28] = [
         Out, LONG, Unit(spc::mode_select::start_10)).with_gates(SETTINGS),
     Opcode::new("MODE SENSE (10)", &[0x5a, 0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0],
         In, QUICK, Unit(spc::mode_sense::start_10)).with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("READ (32)", &[0x7f, 0, 0, 0, 0, 0, 0, 0xff, 0x00, 0x09, 0x18, 0,
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+        In, MEDIUM, Unit(sbc::read::start_32)).long(),
+    Opcode::new("VERIFY (32)", &[0x7f, 0, 0, 0, 0, 0, 0, 0xff, 0x00, 0x0a, 0x16, 0,
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+        Out, MEDIUM, Unit(sbc::verify::start_32)).long(),
+    Opcode::new("WRITE (32)", &[0x7f, 0, 0, 0, 0, 0, 0, 0xff, 0x00, 0x0b, 0x18, 0,
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+        Out, MEDIUM, Unit(sbc::write::start_32)).long().with_gates(Gates::WRITES),
+    Opcode::new("WRITE AND VERIFY (32)", &[0x7f, 0, 0, 0, 0, 0, 0, 0xff, 0x00, 0x0c, 0x12, 0,
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+        Out, MEDIUM, Unit(sbc::write_and_verify::start_32)).long().with_gates(Gates::WRITES),
+    Opcode::new("WRITE SAME (32)", &[0x7f, 0, 0, 0, 0, 0, 0, 0xff, 0x00, 0x0d, 0x09, 0,
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+        Out, LONG, Unit(sbc::write_same::start_32)).long().with_gates(Gates::WRITES),
     Opcode::new("READ (16)",
         &[0x88, 0x1a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
         In, MEDIUM, Unit(sbc::read::start)),
+    Opcode::new("COMPARE AND WRITE",
+        &[0x89, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0xff, 0, 0],
+        Out, MEDIUM, Unit(sbc::compare_and_write::start)).with_gates(Gates::WRITES),
     Opcode::new("WRITE (16)",
         &[0x8a, 0x1a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
         Out, MEDIUM, Unit(sbc::write::start)).with_gates(Gates::WRITES),
+    Opcode::new("ORWRITE (16)",
+        &[0x8b, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        Out, MEDIUM, Unit(sbc::or_write::start)).with_gates(Gates::WRITES),
+    Opcode::new("WRITE AND VERIFY (16)",
+        &[0x8e, 0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        Out, MEDIUM, Unit(sbc::write_and_verify::start)).with_gates(Gates::WRITES),
     Opcode::new("VERIFY (16)",
         &[0x8f, 0x16, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
         Out, MEDIUM, Unit(sbc::verify::start)),
+    Opcode::new("PRE-FETCH (16)",
+        &[0x90, 0x02, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+            0xff, 0xff, 0xff, 0xff, 0x1f, 0],
+        NoData, QUICK, Unit(sbc::pre_fetch::start)),
     Opcode::new("SYNCHRONIZE CACHE (16)",
         &[0x91, 0x06, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
         NoData, LONG, Unit(sbc::synchronize_cache::start)),
     Opcode::new("WRITE SAME (16)",
         &[0x93, 0x09, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
         Out, LONG, Unit(sbc::write_same::start)).with_gates(Gates::WRITES),
+    Opcode::new("WRITE ATOMIC (16)",
+        &[0x9c, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        Out, MEDIUM, Unit(sbc::write_atomic::start))
+        .with_gates(Gates::WRITES.union(Gates::NEEDS_ATOMIC_WRITES)),
     Opcode::new("READ CAPACITY (16)",
         &[0x9e, 0x10, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
             0xff, 0xff, 0xff, 0xff, 0x01, 0],
         In, QUICK, Unit(sbc::read_capacity::start_16)).with_service_action(),
+    Opcode::new("GET LBA STATUS",
+        &[0x9e, 0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        In, LONG, Unit(sbc::get_lba_status::start)).with_service_action(),
     Opcode::new("REPORT LUNS", &[0xa0, 0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
         In, QUICK, Target(spc::report_luns::start)).with_gates(ANYTIME),
     Opcode::new("REPORT SUPPORTED OPERATION CODES",
@@ -264,8 +368,14 @@ static TABLE: [Opcode; 28] = [
         In, MEDIUM, Unit(sbc::read::start)),
     Opcode::new("WRITE (12)", &[0xaa, 0x1a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
         Out, MEDIUM, Unit(sbc::write::start)).with_gates(Gates::WRITES),
+    Opcode::new("WRITE AND VERIFY (12)",
+        &[0xae, 0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        Out, MEDIUM, Unit(sbc::write_and_verify::start)).with_gates(Gates::WRITES),
     Opcode::new("VERIFY (12)", &[0xaf, 0x16, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
         Out, MEDIUM, Unit(sbc::verify::start)),
+    Opcode::new("READ DEFECT DATA (12)",
+        &[0xb7, 0x1f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        In, QUICK, Unit(sbc::read_defect_data::start_12)),
 ];
 
 /// For each operation code the number of its first row and of its rows.
@@ -307,17 +417,19 @@ mod tests {
     }
 
     /// A CDB of some row: arbitrary bits, of which those that must be zero mostly are.
-    fn cdb() -> impl Strategy<Value = [u8; 16]> {
+    fn cdb() -> impl Strategy<Value = [u8; 32]> {
         let row = 0..rows().len();
         (
             row,
-            prop::array::uniform16(byte()),
+            prop::array::uniform32(byte()),
             prop::bool::weighted(0.9),
         )
             .prop_map(|(row, mut cdb, well_formed)| {
                 let row = &rows()[row];
                 if well_formed {
-                    let allowed = row.allowed_bits().to_be_bytes();
+                    let mut allowed = [0; 32];
+                    allowed[..16].copy_from_slice(&row.allowed_bits().to_be_bytes());
+                    allowed[16..].copy_from_slice(&row.allowed_extended.to_be_bytes());
                     for (at, byte) in cdb.iter_mut().enumerate() {
                         *byte &= if at < row.usage.len() {
                             allowed[at]
@@ -326,12 +438,31 @@ mod tests {
                         };
                     }
                 }
-                cdb[0] = row.opcode;
-                if let Some(service_action) = row.service_action {
-                    cdb[1] = cdb[1] & 0xe0 | service_action;
-                }
+                name(row, &mut cdb);
                 cdb
             })
+    }
+
+    /// Puts what names the row into its CDB.
+    fn name(row: &Opcode, cdb: &mut [u8; 32]) {
+        cdb[0] = row.opcode;
+        match row.service_action {
+            Some(service_action) if row.usage.len() == 32 => {
+                cdb[7] = ADDITIONAL_LENGTH;
+                cdb[8..10].copy_from_slice(&service_action.to_be_bytes());
+            }
+            Some(service_action) => {
+                cdb[1] = cdb[1] & 0xe0 | u8::try_from(service_action).unwrap();
+            }
+            None => {}
+        }
+    }
+
+    fn find(opcode: u8, service_action: u16) -> Lookup {
+        let mut cdb = [0; 16];
+        cdb[..2].copy_from_slice(&[opcode, service_action.to_be_bytes()[1]]);
+        cdb[8..10].copy_from_slice(&service_action.to_be_bytes());
+        lookup(&Cdb::new(&cdb))
     }
 
     #[test]
@@ -342,7 +473,9 @@ mod tests {
             .collect();
         assert!(order.is_sorted_by(|one, next| one < next));
         for row in rows() {
-            let Lookup::Row(found) = find(row.opcode, row.service_action.unwrap_or(0)) else {
+            let (Lookup::Row(found) | Lookup::LongRow(found)) =
+                find(row.opcode, row.service_action.unwrap_or(0))
+            else {
                 panic!("{} is not found", row.name);
             };
             assert_eq!(found.name, row.name);
@@ -355,6 +488,7 @@ mod tests {
             let expected = match row.opcode >> 5 {
                 0 => 6,
                 1 | 2 => 10,
+                3 => 32,
                 4 => 16,
                 5 => 12,
                 group => panic!("{} has group {group}", row.name),
@@ -381,15 +515,17 @@ mod tests {
                 for bit in 0..8 {
                     let tolerated = at == 1
                         && (row.usage.len() == 6 && bit >= 5
-                            || row.service_action.is_some() && bit < 5);
-                    if row.usage[at] & 1 << bit != 0 || tolerated {
+                            || row.service_action.is_some() && row.opcode != 0x7f && bit < 5);
+                    let names_it = row.usage.len() == 32 && (8..10).contains(&at);
+                    if row.usage[at] & 1 << bit != 0 || tolerated || names_it {
                         continue;
                     }
-                    let mut cdb = [0; 16];
-                    cdb[0] = row.opcode;
-                    cdb[1] = row.service_action.unwrap_or(0);
+                    let mut cdb = [0; 32];
+                    name(row, &mut cdb);
                     cdb[at] |= 1 << bit;
-                    let answer = Bench::new(8).run(&cdb, &[], 512);
+                    let mut info = crate::scsi::testbed::info(512, 8);
+                    info.atomic_write_blocks = 8;
+                    let answer = Bench::with_info(info).run(&cdb, &[], 512);
                     answer.invalid_field(u16::try_from(at).unwrap(), Some(bit));
                 }
             }
@@ -399,11 +535,12 @@ mod tests {
     #[test]
     fn commands_that_write_are_refused_on_a_read_only_mapping_and_others_are_not() {
         for row in rows() {
-            let mut bench = Bench::new(8);
+            let mut info = crate::scsi::testbed::info(512, 8);
+            info.atomic_write_blocks = 8;
+            let mut bench = Bench::with_info(info);
             bench.nexus = crate::scsi::unit_attention::NexusUnit::new(true);
-            let mut cdb = [0; 16];
-            cdb[0] = row.opcode;
-            cdb[1] = row.service_action.unwrap_or(0);
+            let mut cdb = [0; 32];
+            name(row, &mut cdb);
             let answer = bench.run(&cdb, &[], 0);
             let protected = answer
                 .outcome
@@ -411,6 +548,74 @@ mod tests {
                 .is_some_and(|s| s.key == SenseKey::DataProtect);
             let gated = row.gates.intersects(Gates::WRITES | Gates::CHANGES);
             assert_eq!(protected, gated, "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn long_cdb_must_say_how_long_it_is_and_its_service_action_is_known() {
+        let mut cdb = [0; 32];
+        cdb[0] = 0x7f;
+        cdb[9] = 0x09;
+        for length in [0, 0x17, 0x19, 0xff] {
+            cdb[7] = length;
+            Bench::new(8).run(&cdb, &[], 512).invalid_field(7, None);
+        }
+        cdb[7] = ADDITIONAL_LENGTH;
+        cdb[31] = 1;
+        let data = Bench::new(8).run(&cdb, &[], 512).good();
+        assert_eq!(data, Bench::new(8).disk[..512]);
+        for service_action in [0x0008_u16, 0x000e, 0x0109, 0xffff] {
+            cdb[8..10].copy_from_slice(&service_action.to_be_bytes());
+            Bench::new(8).run(&cdb, &[], 512).invalid_field(8, None);
+        }
+    }
+
+    #[test]
+    fn long_forms_obey_their_own_flags_and_their_own_length_field() {
+        let long = |service_action, flags, lba: u64, blocks: u32| {
+            let mut cdb = [0; 32];
+            cdb[0] = 0x7f;
+            cdb[7] = ADDITIONAL_LENGTH;
+            cdb[9] = service_action;
+            cdb[10] = flags;
+            cdb[12..20].copy_from_slice(&lba.to_be_bytes());
+            // Expected tags mean nothing without protection information.
+            cdb[20..28].fill(0xff);
+            cdb[28..].copy_from_slice(&blocks.to_be_bytes());
+            cdb
+        };
+        let mut bench = Bench::new(8);
+        let answer = bench.write(&long(0x0b, 0x08, 2, 2), &[5; 1024]);
+        let written = Done::Write {
+            lba: 2,
+            blocks: 2,
+            fua: true,
+        };
+        assert_eq!(answer.done, [written]);
+        answer.good();
+        bench.write(&long(0x0a, 0x02, 2, 2), &[5; 1024]).good();
+        bench.write(&long(0x0a, 0x06, 2, 2), &[5; 512]).good();
+        bench
+            .write(&long(0x0a, 0x04, 2, 2), &[5; 512])
+            .invalid_field(10, Some(2));
+        let zeroed = bench.plain(&long(0x0d, 0x09, 0, 8));
+        assert_eq!(
+            zeroed.done,
+            [Done::WriteZeroes {
+                lba: 0,
+                blocks: 8,
+                may_unmap: true
+            }]
+        );
+        zeroed.good();
+        bench.read(&long(0x09, 0x08, 0, 8), 4096).good();
+        for service_action in [0x09, 0x0a, 0x0b, 0x0c, 0x0d] {
+            bench
+                .write(&long(service_action, 0, 7, 2), &[0; 1024])
+                .illegal(crate::scsi::AdditionalSense::LBA_OUT_OF_RANGE);
+            bench
+                .write(&long(service_action, 0x20, 0, 1), &[0; 512])
+                .invalid_field(10, Some(5));
         }
     }
 
@@ -430,7 +635,9 @@ mod tests {
             ],
             data_in_bytes in prop_oneof![Just(0), Just(1), Just(512), Just(u32::MAX), any::<u32>()],
         ) {
-            let mut bench = Bench::new(BLOCKS);
+            let mut info = crate::scsi::testbed::info(512, BLOCKS);
+            info.atomic_write_blocks = 64;
+            let mut bench = Bench::with_info(info);
             let before = bench.disk.clone();
             let answer = bench.run(&cdb, &data_out, data_in_bytes);
             for done in &answer.done {
@@ -438,9 +645,9 @@ mod tests {
                     Done::Read { lba, blocks } | Done::Write { lba, blocks, .. } => {
                         (lba, u64::from(blocks))
                     }
-                    Done::Unmap { lba, blocks } | Done::WriteZeroes { lba, blocks, .. } => {
-                        (lba, blocks)
-                    }
+                    Done::Unmap { lba, blocks }
+                    | Done::WriteZeroes { lba, blocks, .. }
+                    | Done::Freeze { lba, blocks } => (lba, blocks),
                     Done::Flush => (0, 0),
                 };
                 prop_assert!(lba.checked_add(blocks).is_some_and(|end| end <= BLOCKS));
@@ -456,7 +663,7 @@ mod tests {
             if let Some(Sense { specific: SenseSpecific::Field { in_cdb: true, byte, .. }, .. }) =
                 answer.outcome.sense
             {
-                prop_assert!(byte < 16);
+                prop_assert!(byte < 32);
                 prop_assert_eq!(&answer.done[..], &[][..]);
                 prop_assert!(bench.disk == before);
             }

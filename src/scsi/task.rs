@@ -18,11 +18,13 @@ use super::change::Change;
 use super::nexus::{MappedLun, Nexus};
 use super::opcodes::{self, Gates, Handler, Lookup};
 use super::parameter::ParameterData;
-use super::sbc::{read::Read, write::Write};
 use super::sbc::{
+    compare_and_write::CompareAndWrite, get_lba_status::GetLbaStatus, or_write::OrWrite,
     start_stop_unit::StartStopUnit, synchronize_cache::SynchronizeCache, unmap::Unmap,
-    verify::Verify, write_same::WriteSame,
+    verify::Verify, write_and_verify::WriteAndVerify, write_atomic::WriteAtomic,
+    write_same::WriteSame,
 };
+use super::sbc::{read::Read, write::Write};
 use super::sense::{AdditionalSense, Sense, SenseKey};
 use super::spc::mode_select::ModeSelect;
 use super::unit::LogicalUnit;
@@ -54,8 +56,9 @@ pub enum Step {
         operation: Operation,
     },
     /// From the answer to the end of the task nobody else changes these blocks of the unit, on any
-    /// core. A task does this once, with all its buffers in hand. Answer: [`Event::Frozen`].
-    Freeze { lba: u64, blocks: u64 },
+    /// core, and with `reads` nobody else reads them. A task does this once, with all its buffers
+    /// in hand. Answer: [`Event::Frozen`].
+    Freeze { lba: u64, blocks: u64, reads: bool },
     /// Read these blocks and send them as Data-In, in pieces as room allows, and no more bytes than
     /// the initiator takes: the last block may have to be cut. Answer: [`Event::Streamed`].
     Stream { lba: u64, blocks: u32 },
@@ -251,6 +254,11 @@ pub(super) enum Machine {
     WriteSame(WriteSame),
     StartStopUnit(StartStopUnit),
     ModeSelect(ModeSelect),
+    CompareAndWrite(Box<CompareAndWrite>),
+    OrWrite(Box<OrWrite>),
+    WriteAndVerify(Box<WriteAndVerify>),
+    GetLbaStatus(Box<GetLbaStatus>),
+    WriteAtomic(Box<WriteAtomic>),
 }
 
 impl Task {
@@ -288,6 +296,16 @@ impl Task {
             Machine::WriteSame(write_same) => write_same.resume(event),
             Machine::StartStopUnit(start_stop) => start_stop.resume(&event),
             Machine::ModeSelect(select) => select.resume(cx, &event),
+            Machine::CompareAndWrite(compare) => compare.resume(event),
+            Machine::OrWrite(or_write) => or_write.resume(event),
+            Machine::WriteAndVerify(write) => write.resume(event),
+            Machine::GetLbaStatus(status) => {
+                status.resume(cx.data_in, event).map(|(step, transfer)| {
+                    self.transfer = transfer;
+                    step
+                })
+            }
+            Machine::WriteAtomic(write) => write.resume(event),
         }
         .unwrap_or_else(Step::check_condition);
         if matches!(step, Step::Finish(_)) {
@@ -336,7 +354,9 @@ fn admit(cx: &mut Context<'_>, command: &Command) -> Begin {
     let cdb = &command.cdb;
     let lookup = opcodes::lookup(cdb);
     let (gates, target_wide) = match lookup {
-        Lookup::Row(row) => (row.gates, matches!(row.handler, Handler::Target(_))),
+        Lookup::Row(row) | Lookup::LongRow(row) => {
+            (row.gates, matches!(row.handler, Handler::Target(_)))
+        }
         Lookup::UnknownServiceAction | Lookup::UnknownOpcode => (Gates::empty(), false),
     };
     let mapped = cx.at.and_then(|at| cx.map.get_mut(usize::from(at)));
@@ -352,8 +372,12 @@ fn admit(cx: &mut Context<'_>, command: &Command) -> Begin {
     }
     let row = match lookup {
         Lookup::Row(row) => row,
+        Lookup::LongRow(row) => {
+            row.check_long(cdb)?;
+            row
+        }
         // SPC-4: a service action that is not supported is an invalid field.
-        Lookup::UnknownServiceAction => return Err(Sense::invalid_field_in_cdb(1, Some(4))),
+        Lookup::UnknownServiceAction => return Err(opcodes::unknown_service_action(cdb)),
         Lookup::UnknownOpcode => return Err(unknown_opcode()),
     };
     cdb.check_reserved(row.allowed_bits())?;

@@ -11,7 +11,7 @@ use super::sense::{AdditionalSense, Sense, SenseKey};
 use super::task::{Command, Context, Event, Outcome, Status, Step, Task, TaskAttribute, Transfer};
 use super::unit::{Identity, LogicalUnit, PortIdentity};
 use super::unit_attention::NexusUnit;
-use crate::backend::{DeviceInfo, IoError, Operation, UnitIndex};
+use crate::backend::{DeviceInfo, IoError, LbaRun, Operation, UnitIndex};
 use crate::mem::{DmaBuf, Pages, Pool};
 
 /// Steps that no command of a test comes near.
@@ -76,6 +76,10 @@ pub(super) enum Done {
         fua: bool,
     },
     Flush,
+    Freeze {
+        lba: u64,
+        blocks: u64,
+    },
     Unmap {
         lba: u64,
         blocks: u64,
@@ -154,6 +158,8 @@ pub(super) struct Bench {
     pub(super) disk: Vec<u8>,
     /// Fails every operation of the device.
     pub(super) fault: Option<IoError>,
+    /// Ranges without memory behind them, as (LBA, blocks): what GET LBA STATUS is told.
+    pub(super) holes: Vec<(u64, u64)>,
     i_t: Arc<Nexus>,
     data_in: ParameterData,
     pool: Pool,
@@ -185,6 +191,7 @@ impl Bench {
             luns: vec![0],
             disk: Vec::new(),
             fault: None,
+            holes: Vec::new(),
             i_t: nexus(PortIdentity::new("iqn.2026-11.io.example:disk", 1, 2).unwrap()),
             data_in: ParameterData::new(),
             pool: Pool::new(POOL_BYTES, Pages::Normal).unwrap(),
@@ -211,10 +218,11 @@ impl Bench {
     }
 
     pub(super) fn run(&mut self, cdb: &[u8], data_out: &[u8], data_in_bytes: u32) -> Answer {
+        let (basic, extended) = cdb.split_at(cdb.len().min(16));
         let mut bytes = [0; 16];
-        bytes[..cdb.len()].copy_from_slice(cdb);
+        bytes[..basic.len()].copy_from_slice(basic);
         let command = Command {
-            cdb: Cdb::new(&bytes),
+            cdb: Cdb::with_extended(&bytes, extended).unwrap(),
             attribute: TaskAttribute::Simple,
             data_out_bytes: u32::try_from(data_out.len()).unwrap(),
             data_in_bytes,
@@ -259,7 +267,10 @@ impl Bench {
                     assert_eq!(unit, UnitIndex(0), "there is one unit");
                     self.execute(operation, &mut done)
                 }
-                Step::Freeze { .. } => Event::Frozen,
+                Step::Freeze { lba, blocks, .. } => {
+                    done.push(Done::Freeze { lba, blocks });
+                    Event::Frozen
+                }
                 Step::Stream { lba, blocks } => {
                     done.push(Done::Read { lba, blocks });
                     let result = self.fault.map_or(Ok(()), Err);
@@ -366,6 +377,30 @@ impl Bench {
                 if ok {
                     buf.copy_to(0, self.range(lba, u64::from(blocks)));
                 }
+                Some(buf)
+            }
+            Operation::LbaStatus { lba, mut buf } => {
+                let hole = self
+                    .holes
+                    .iter()
+                    .find(|(at, n)| (*at..at + n).contains(&lba));
+                let next = self
+                    .holes
+                    .iter()
+                    .map(|(at, _)| *at)
+                    .filter(|at| *at > lba)
+                    .min();
+                let run = match hole {
+                    Some((at, n)) => LbaRun {
+                        blocks: at + n - lba,
+                        mapped: false,
+                    },
+                    None => LbaRun {
+                        blocks: next.unwrap_or(u64::MAX) - lba,
+                        mapped: true,
+                    },
+                };
+                run.emit(&mut buf);
                 Some(buf)
             }
             Operation::Flush => {

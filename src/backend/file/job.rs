@@ -14,7 +14,7 @@
 use rustix::io::Errno;
 
 use super::errno;
-use crate::backend::{IoError, Operation};
+use crate::backend::{IoError, LbaRun, Operation};
 
 /// Iovecs, and with that segments of a buffer, in one call; a longer transfer takes several.
 pub(super) const IOVECS_MAX: usize = 64;
@@ -54,6 +54,14 @@ pub(super) enum Call {
         offset: u64,
         len: u64,
     },
+    /// The first byte from `offset` on that is data: lseek SEEK_DATA.
+    SeekData {
+        offset: u64,
+    },
+    /// The first byte from `offset` on that is in a hole: lseek SEEK_HOLE.
+    SeekHole {
+        offset: u64,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,6 +82,8 @@ enum Phase {
     WriteZeroes,
     Discard,
     Sync,
+    SeekData,
+    SeekHole,
 }
 
 /// What a job must know of the object that it works on.
@@ -101,6 +111,9 @@ pub(super) struct Job {
     /// An unmap, which has no fallback.
     unmap: bool,
     cache_lost: bool,
+    block_size: u64,
+    /// What a look for holes has found.
+    run: Option<LbaRun>,
 }
 
 impl Job {
@@ -114,6 +127,7 @@ impl Job {
             Operation::Write { fua, .. } if traits.cached => (Phase::Write, false, durable(fua)),
             Operation::Write { fua, .. } => (Phase::Write, durable(fua), false),
             Operation::Flush => (Phase::Sync, false, false),
+            Operation::LbaStatus { .. } => (Phase::SeekData, false, false),
             Operation::Unmap { .. } if traits.is_block_device => (Phase::Discard, false, through),
             Operation::Unmap { .. } => (Phase::PunchHole, false, through),
             Operation::WriteZeroes { fua, may_unmap, .. } => {
@@ -136,6 +150,8 @@ impl Job {
             then_sync,
             unmap: matches!(operation, Operation::Unmap { .. }),
             cache_lost: false,
+            block_size: size,
+            run: None,
         }
     }
 
@@ -157,6 +173,8 @@ impl Job {
             Phase::ZeroRange => Call::ZeroRange { offset, len },
             Phase::Discard => Call::Discard { offset, len },
             Phase::Sync => Call::Sync,
+            Phase::SeekData => Call::SeekData { offset },
+            Phase::SeekHole => Call::SeekHole { offset },
         }
     }
 
@@ -196,6 +214,8 @@ impl Job {
     fn on_success(&mut self, bytes: u64) -> Progress {
         match self.phase {
             Phase::Sync => Progress::Done(Ok(())),
+            Phase::SeekData => self.on_data(bytes),
+            Phase::SeekHole => self.on_hole(bytes),
             Phase::PunchHole | Phase::ZeroRange | Phase::Discard => self.finish(),
             Phase::Read | Phase::Write | Phase::WriteZeroes => self.advance(bytes),
         }
@@ -239,6 +259,32 @@ impl Job {
         Progress::Call
     }
 
+    /// The next data begin at byte `at`. Blocks that lie wholly before are a hole.
+    fn on_data(&mut self, at: u64) -> Progress {
+        let blocks = at.saturating_sub(self.offset) / self.block_size;
+        if blocks == 0 {
+            self.phase = Phase::SeekHole;
+            return Progress::Call;
+        }
+        self.found(blocks, false)
+    }
+
+    /// The next hole begins at byte `at`. A block that it cuts has data too.
+    fn on_hole(&mut self, at: u64) -> Progress {
+        let bytes = at.saturating_sub(self.offset);
+        self.found(bytes.div_ceil(self.block_size).max(1), true)
+    }
+
+    fn found(&mut self, blocks: u64, mapped: bool) -> Progress {
+        self.run = Some(LbaRun { blocks, mapped });
+        Progress::Done(Ok(()))
+    }
+
+    /// What an [`Operation::LbaStatus`] has found.
+    pub(super) fn run(&self) -> Option<LbaRun> {
+        self.run
+    }
+
     /// The call that was to be made again will not be.
     pub(super) fn give_up(&mut self) {
         self.cache_lost = self.phase == Phase::Sync;
@@ -246,6 +292,14 @@ impl Job {
 
     fn on_error(&mut self, errno: Errno) -> Progress {
         let unsupported = matches!(errno, Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL);
+        match self.phase {
+            // No data up to the end of the file.
+            Phase::SeekData if errno == Errno::NXIO => return self.found(u64::MAX, false),
+            Phase::SeekHole if errno == Errno::NXIO => return self.found(1, true),
+            // What cannot say where its holes are has none.
+            Phase::SeekData | Phase::SeekHole if unsupported => return self.found(u64::MAX, true),
+            _ => {}
+        }
         let fallback = match self.phase {
             // An unmap is a hint that a device may not take; zeroing is not.
             Phase::PunchHole if unsupported && !self.unmap => Some(Phase::ZeroRange),
@@ -405,6 +459,36 @@ mod tests {
         let mut job = Job::new(&Operation::Unmap { lba: 0, blocks: 8 }, BUFFERED);
         let done = job.on_result(Err(Errno::OPNOTSUPP));
         assert_eq!(done, Progress::Done(Err(IoError::Unsupported)));
+    }
+
+    #[test]
+    fn runs_of_holes_and_data_are_whole_blocks() {
+        let status = || {
+            let buf = DmaBuf::empty();
+            Job::new(&Operation::LbaStatus { lba: 4, buf }, BUFFERED)
+        };
+        let run = |blocks, mapped| Some(LbaRun { blocks, mapped });
+        // A hole that ends within a block leaves that block to the data.
+        let mut job = status();
+        assert_eq!(job.call(), Call::SeekData { offset: 2048 });
+        assert_eq!(job.on_result(Ok(4200)), Progress::Done(Ok(())));
+        assert_eq!(job.run(), run(4, false));
+        // No data before the end.
+        let mut job = status();
+        assert_eq!(job.on_result(Err(Errno::NXIO)), Progress::Done(Ok(())));
+        assert_eq!(job.run(), run(u64::MAX, false));
+        // Data from the block's first byte, or from within it: the hole behind ends the run.
+        for data in [2048, 2100] {
+            let mut job = status();
+            assert_eq!(job.on_result(Ok(data)), Progress::Call);
+            assert_eq!(job.call(), Call::SeekHole { offset: 2048 });
+            assert_eq!(job.on_result(Ok(3000)), Progress::Done(Ok(())));
+            assert_eq!(job.run(), run(2, true));
+        }
+        // A file system without the calls.
+        let mut job = status();
+        assert_eq!(job.on_result(Err(Errno::OPNOTSUPP)), Progress::Done(Ok(())));
+        assert_eq!(job.run(), run(u64::MAX, true));
     }
 
     #[test]

@@ -588,7 +588,7 @@ impl Files {
                 let result = unsafe { sys::make(unit.object.fd(), call, iovecs, count) };
                 return self.on_result(at, result, ready);
             }
-            Way::Ring(file) if !matches!(call, Call::Discard { .. }) => {
+            Way::Ring(file) if !is_for_helpers(call) => {
                 let ring = self.ring.as_mut().expect("made when the unit was attached");
                 // SAFETY: `count` of the slot's iovecs were just filled in.
                 let iovecs = unsafe { slice::from_raw_parts(iovecs, count) };
@@ -651,10 +651,14 @@ impl Files {
         unit.under_way -= 1;
         self.forget_if_done(slot.unit);
         self.free.push(at);
+        let mut buf = slot.buf;
+        if let (Some(run), Some(buf)) = (slot.job.run(), &mut buf) {
+            run.emit(buf);
+        }
         ready.push_back(Completion {
             token: slot.token,
             result,
-            buf: slot.buf,
+            buf,
         });
     }
 
@@ -733,9 +737,22 @@ fn fill(iovecs: &mut Iovecs, call: Call, buf: Option<&DmaBuf>) -> (usize, usize)
                 left -= piece;
             }
         }
-        Call::Sync | Call::PunchHole { .. } | Call::ZeroRange { .. } | Call::Discard { .. } => {}
+        Call::Sync
+        | Call::PunchHole { .. }
+        | Call::ZeroRange { .. }
+        | Call::Discard { .. }
+        | Call::SeekData { .. }
+        | Call::SeekHole { .. } => {}
     }
     (count, total)
+}
+
+/// Whether io_uring cannot make this call.
+fn is_for_helpers(call: Call) -> bool {
+    matches!(
+        call,
+        Call::Discard { .. } | Call::SeekData { .. } | Call::SeekHole { .. }
+    )
 }
 
 /// Refuses what must not reach the object: changes after a lost cache, and beyond a cut-off end.

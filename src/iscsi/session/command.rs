@@ -387,7 +387,7 @@ impl Session {
                 self.submit(env, slot, unit, operation);
             }
             Step::SubmitTo { unit, operation } => self.submit(env, slot, unit, operation),
-            Step::Freeze { lba, blocks } => {
+            Step::Freeze { lba, blocks, reads } => {
                 task.state = State::Changing;
                 let unit = self.unit_of(slot).expect("only a mapped unit is frozen");
                 let task = self.tasks.slot(slot).expect("still there");
@@ -398,6 +398,7 @@ impl Session {
                     unit,
                     lba,
                     blocks,
+                    reads,
                 });
             }
             Step::Stream { lba, blocks } => self.begin_stream(env, slot, lba, blocks),

@@ -123,6 +123,8 @@ pub enum Effect {
         unit: UnitIndex,
         lba: u64,
         blocks: u64,
+        /// From reading them too.
+        reads: bool,
     },
     /// The task that froze blocks of this unit is over.
     Thaw {

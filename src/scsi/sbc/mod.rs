@@ -4,13 +4,20 @@
 //! cutting of long work into pieces. The order of the checks is the same everywhere: the range
 //! against the capacity first, then the length against what we advertise in VPD page B0h.
 
+pub mod compare_and_write;
+pub mod get_lba_status;
+pub mod or_write;
+pub mod pre_fetch;
 pub mod read;
 pub mod read_capacity;
+pub mod read_defect_data;
 pub mod start_stop_unit;
 pub mod synchronize_cache;
 pub mod unmap;
 pub mod verify;
 pub mod write;
+pub mod write_and_verify;
+pub mod write_atomic;
 pub mod write_same;
 
 use super::cdb::Cdb;
@@ -20,6 +27,11 @@ use super::unit::LogicalUnit;
 
 /// Most bytes of scratch buffer that a command works in at a time.
 const PIECE_BYTES_MAX: u32 = 256 * 1024;
+
+/// Where the byte of flags (protection, DPO, FUA and the like) stands in a CDB.
+const FLAGS_AT: usize = 1;
+/// The same in the 32-byte form.
+const FLAGS_AT_32: usize = 10;
 
 /// The address and length fields of a block command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,6 +75,15 @@ impl Extent {
                 blocks: u32::from(cdb.be16(7)),
                 length_at: 7,
             },
+        }
+    }
+
+    /// Reads the fields of the 32-byte form (SBC-3, READ (32) and its like).
+    fn parse_32(cdb: &Cdb) -> Self {
+        Self {
+            lba: cdb.be64(12),
+            blocks: cdb.be32(28),
+            length_at: 28,
         }
     }
 

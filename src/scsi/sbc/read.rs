@@ -1,10 +1,10 @@
-//! READ (6), (10), (12) and (16) (SBC-3).
+//! READ (6), (10), (12), (16) and (32) (SBC-3).
 //!
 //! The blocks are streamed by the transport. RDPROTECT must be zero, since the unit has no
 //! protection information; DPO is a hint that we need not take. FUA asks for the blocks as they are
 //! on the medium, and what is newer in a volatile cache goes there first (SBC-3, FUA bit).
 
-use super::Extent;
+use super::{Extent, FLAGS_AT, FLAGS_AT_32};
 use crate::backend::Operation;
 use crate::scsi::sense::{self, Access, Sense};
 use crate::scsi::task::{Begin, Event, Machine, Step, Task, Transfer, UnitCall, wrong_event};
@@ -17,9 +17,19 @@ pub struct Read {
 }
 
 pub(in crate::scsi) fn start(call: &mut UnitCall<'_>) -> Begin {
+    let cdb = &call.command.cdb;
+    let force_unit_access = cdb.group() != 0 && cdb.bit(FLAGS_AT, 3);
+    begin(call, Extent::parse(cdb), force_unit_access)
+}
+
+pub(in crate::scsi) fn start_32(call: &mut UnitCall<'_>) -> Begin {
+    let cdb = &call.command.cdb;
+    begin(call, Extent::parse_32(cdb), cdb.bit(FLAGS_AT_32, 3))
+}
+
+fn begin(call: &UnitCall<'_>, extent: Extent, force_unit_access: bool) -> Begin {
     let command = call.command;
     let unit = call.unit;
-    let extent = Extent::parse(&command.cdb);
     extent.check_range(unit)?;
     let bytes = extent.transfer_bytes(unit)?;
     let transfer = Transfer::In(u64::from(bytes));
@@ -34,7 +44,6 @@ pub(in crate::scsi) fn start(call: &mut UnitCall<'_>) -> Begin {
         lba: extent.lba,
         blocks,
     };
-    let force_unit_access = command.cdb.group() != 0 && command.cdb.bit(1, 3);
     let step = if force_unit_access && unit.info().write_cache {
         Step::Submit(Operation::Flush)
     } else {

@@ -1,4 +1,4 @@
-//! VERIFY (10), (12) and (16) (SBC-3).
+//! VERIFY (10), (12), (16) and (32) (SBC-3).
 //!
 //! The blocks are read in pieces of a scratch buffer, so that what cannot be read is found, and
 //! with BYTCHK compared with what the initiator sends:
@@ -14,7 +14,7 @@
 //! not take. The first difference ends the command with MISCOMPARE, and INFORMATION holds its
 //! offset in the data-out buffer in bytes (SBC-3, VERIFY).
 
-use super::{CUT_WITHIN_A_BLOCK, Extent, Piece, Pieces};
+use super::{CUT_WITHIN_A_BLOCK, Extent, FLAGS_AT, FLAGS_AT_32, Piece, Pieces};
 use crate::backend::Operation;
 use crate::mem::DmaBuf;
 use crate::scsi::sense::{self, Access, AdditionalSense, Sense, SenseKey};
@@ -33,23 +33,40 @@ pub struct Verify {
 
 /// The BYTCHK field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum ByteCheck {
+pub(super) enum ByteCheck {
     None,
     EachBlock,
     OneBlock,
 }
 
 pub(in crate::scsi) fn start(call: &mut UnitCall<'_>) -> Begin {
+    let cdb = &call.command.cdb;
+    let check = ByteCheck::parse(cdb.u8(FLAGS_AT), 1)?;
+    begin(call, Extent::parse(cdb), check)
+}
+
+pub(in crate::scsi) fn start_32(call: &mut UnitCall<'_>) -> Begin {
+    let cdb = &call.command.cdb;
+    let check = ByteCheck::parse(cdb.u8(FLAGS_AT_32), 10)?;
+    begin(call, Extent::parse_32(cdb), check)
+}
+
+impl ByteCheck {
+    /// Reads the field from the byte of flags, which stands at `at`.
+    fn parse(flags: u8, at: u16) -> Result<Self, Sense> {
+        match flags >> 1 & 0b11 {
+            0b00 => Ok(Self::None),
+            0b01 => Ok(Self::EachBlock),
+            0b11 => Ok(Self::OneBlock),
+            _ => Err(Sense::invalid_field_in_cdb(at, Some(2))),
+        }
+    }
+}
+
+fn begin(call: &UnitCall<'_>, extent: Extent, check: ByteCheck) -> Begin {
     let command = call.command;
     let unit = call.unit;
     let block_size = unit.block_size();
-    let check = match command.cdb.u8(1) >> 1 & 0b11 {
-        0b00 => ByteCheck::None,
-        0b01 => ByteCheck::EachBlock,
-        0b11 => ByteCheck::OneBlock,
-        _ => return Err(Sense::invalid_field_in_cdb(1, Some(2))),
-    };
-    let extent = Extent::parse(&command.cdb);
     extent.check_range(unit)?;
     let bytes = extent.transfer_bytes(unit)?;
     let wanted = match check {
@@ -75,15 +92,8 @@ pub(in crate::scsi) fn start(call: &mut UnitCall<'_>) -> Begin {
     if blocks == 0 {
         return Task::good(transfer);
     }
-    let pieces = Pieces::new(extent.lba, blocks, block_size);
-    let scratch_bytes = pieces.piece_blocks() * block_size;
-    let verify = Verify {
-        check,
-        block_size,
-        pieces,
-        reading: None,
-        data_out: None,
-    };
+    let verify = Verify::new(check, extent.lba, blocks, block_size);
+    let scratch_bytes = verify.scratch_bytes();
     let step = Step::Collect {
         data_out_bytes,
         scratch_bytes,
@@ -92,6 +102,22 @@ pub(in crate::scsi) fn start(call: &mut UnitCall<'_>) -> Begin {
 }
 
 impl Verify {
+    /// Verifies a range that is not empty; what is compared with comes with [`Event::Collected`].
+    pub(super) fn new(check: ByteCheck, lba: u64, blocks: u32, block_size: u32) -> Self {
+        Self {
+            check,
+            block_size,
+            pieces: Pieces::new(lba, blocks, block_size),
+            reading: None,
+            data_out: None,
+        }
+    }
+
+    /// Bytes of scratch buffer that it reads into.
+    pub(super) fn scratch_bytes(&self) -> u32 {
+        self.pieces.piece_blocks() * self.block_size
+    }
+
     pub(in crate::scsi) fn resume(&mut self, event: Event) -> Result<Step, Sense> {
         match event {
             Event::Collected {
@@ -147,27 +173,30 @@ impl Verify {
         };
         match difference {
             None => Ok(()),
-            Some(offset) => {
-                let information = u64::try_from(offset).expect("no transfer has 2^64 bytes");
-                Err(Sense::new(
-                    SenseKey::Miscompare,
-                    AdditionalSense::MISCOMPARE_DURING_VERIFY,
-                )
-                .with_information(information))
-            }
+            Some(offset) => Err(miscompare(offset)),
         }
     }
 }
 
+/// The data-out buffer and the blocks differ first at this byte of the buffer.
+pub(super) fn miscompare(offset: usize) -> Sense {
+    let information = u64::try_from(offset).expect("no transfer has 2^64 bytes");
+    Sense::new(
+        SenseKey::Miscompare,
+        AdditionalSense::MISCOMPARE_DURING_VERIFY,
+    )
+    .with_information(information)
+}
+
 /// Bytes of `blocks` blocks, which are at most one transfer.
-fn bytes_of(blocks: u32, block_size: u32) -> usize {
+pub(super) fn bytes_of(blocks: u32, block_size: u32) -> usize {
     usize::try_from(u64::from(blocks) * u64::from(block_size))
         .expect("a transfer of at most MAX_TRANSFER_BYTES fits the address space")
 }
 
 /// The offset of the first byte that differs, where both have bytes, whatever the pieces are that
 /// each comes in.
-fn first_difference<'a>(
+pub(super) fn first_difference<'a>(
     mut left: impl Iterator<Item = &'a [u8]>,
     mut right: impl Iterator<Item = &'a [u8]>,
 ) -> Option<usize> {

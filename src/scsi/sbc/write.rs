@@ -1,10 +1,10 @@
-//! WRITE (6), (10), (12) and (16) (SBC-3).
+//! WRITE (6), (10), (12), (16) and (32) (SBC-3).
 //!
 //! Collect, submit, finish. WRPROTECT must be zero, since the unit has no protection information;
 //! DPO is a hint that we need not take; FUA goes to the device. Nothing is written before all data
 //! that are to be written have come.
 
-use super::{CUT_WITHIN_A_BLOCK, Extent};
+use super::{CUT_WITHIN_A_BLOCK, Extent, FLAGS_AT, FLAGS_AT_32};
 use crate::backend::Operation;
 use crate::scsi::sense::{self, Access, Sense};
 use crate::scsi::task::{Begin, Event, Machine, Step, Task, Transfer, UnitCall, wrong_event};
@@ -18,9 +18,19 @@ pub struct Write {
 }
 
 pub(in crate::scsi) fn start(call: &mut UnitCall<'_>) -> Begin {
+    let cdb = &call.command.cdb;
+    let fua = cdb.group() != 0 && cdb.bit(FLAGS_AT, 3);
+    begin(call, Extent::parse(cdb), fua)
+}
+
+pub(in crate::scsi) fn start_32(call: &mut UnitCall<'_>) -> Begin {
+    let cdb = &call.command.cdb;
+    begin(call, Extent::parse_32(cdb), cdb.bit(FLAGS_AT_32, 3))
+}
+
+fn begin(call: &UnitCall<'_>, extent: Extent, fua: bool) -> Begin {
     let command = call.command;
     let unit = call.unit;
-    let extent = Extent::parse(&command.cdb);
     extent.check_range(unit)?;
     let bytes = extent.transfer_bytes(unit)?;
     let transfer = Transfer::Out(u64::from(bytes));
@@ -35,7 +45,7 @@ pub(in crate::scsi) fn start(call: &mut UnitCall<'_>) -> Begin {
     let write = Write {
         lba: extent.lba,
         blocks: data_out_bytes / unit.block_size(),
-        fua: command.cdb.group() != 0 && command.cdb.bit(1, 3),
+        fua,
     };
     let step = Step::Collect {
         data_out_bytes,

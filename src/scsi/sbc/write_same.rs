@@ -1,4 +1,4 @@
-//! WRITE SAME (10) and (16) (SBC-3).
+//! WRITE SAME (10), (16) and (32) (SBC-3).
 //!
 //! One block of data-out, or zeroes with NDOB, goes to every block of the range. Zeroes become one
 //! operation of the device, which may deallocate with UNMAP = 1; any other pattern is written in
@@ -10,7 +10,7 @@
 //! means to the end of the medium (WSNZ = 0 in VPD B0h), and neither may exceed MAXIMUM WRITE SAME
 //! LENGTH.
 
-use super::{CUT_WITHIN_A_BLOCK, Extent, Piece, Pieces};
+use super::{CUT_WITHIN_A_BLOCK, Extent, FLAGS_AT, FLAGS_AT_32, Piece, Pieces};
 use crate::backend::Operation;
 use crate::mem::DmaBuf;
 use crate::scsi::sense::{self, Access, Sense};
@@ -18,6 +18,10 @@ use crate::scsi::task::{Begin, Event, Machine, Step, Task, Transfer, UnitCall, w
 
 /// Most bytes that one WRITE SAME may cover; VPD B0h reports it in blocks.
 pub const MAX_WRITE_SAME_BYTES: u32 = 16 * 1024 * 1024;
+
+/// Bits of the byte of flags.
+const UNMAP: u8 = 1 << 3;
+const NDOB: u8 = 1 << 0;
 
 /// Largest logical block.
 const BLOCK_BYTES_MAX: usize = 4096;
@@ -33,15 +37,24 @@ pub struct WriteSame {
 }
 
 pub(in crate::scsi) fn start(call: &mut UnitCall<'_>) -> Begin {
+    let cdb = &call.command.cdb;
+    begin(call, Extent::parse(cdb), (cdb.u8(FLAGS_AT), 1))
+}
+
+pub(in crate::scsi) fn start_32(call: &mut UnitCall<'_>) -> Begin {
+    let cdb = &call.command.cdb;
+    begin(call, Extent::parse_32(cdb), (cdb.u8(FLAGS_AT_32), 10))
+}
+
+/// `flags` is the byte of flags, and where it stands in the CDB.
+fn begin(call: &UnitCall<'_>, extent: Extent, (flags, flags_at): (u8, u16)) -> Begin {
     let command = call.command;
-    let cdb = &command.cdb;
     let unit = call.unit;
     let block_size = unit.block_size();
-    let may_unmap = cdb.bit(1, 3);
+    let may_unmap = flags & UNMAP != 0;
     if may_unmap && !unit.info().unmap {
-        return Err(Sense::invalid_field_in_cdb(1, Some(3)));
+        return Err(Sense::invalid_field_in_cdb(flags_at, Some(3)));
     }
-    let extent = Extent::parse(cdb);
     extent.check_range(unit)?;
     let blocks = match extent.blocks {
         0 => unit.info().blocks - extent.lba,
@@ -53,7 +66,7 @@ pub(in crate::scsi) fn start(call: &mut UnitCall<'_>) -> Begin {
         .ok_or_else(|| extent.length_error())?;
 
     // The 10-byte form has no NDOB bit; the table keeps it zero there.
-    let no_data_out = cdb.bit(1, 0);
+    let no_data_out = flags & NDOB != 0;
     let transfer = if no_data_out {
         Transfer::None
     } else {
@@ -163,9 +176,6 @@ mod tests {
     use crate::scsi::unit::LogicalUnit;
 
     const BLOCKS: u64 = 2000;
-    const UNMAP: u8 = 0x08;
-    const NDOB: u8 = 0x01;
-
     fn write_same_10(flags: u8, lba: u16, blocks: u16) -> [u8; 10] {
         let ([a, b], [c, d]) = (lba.to_be_bytes(), blocks.to_be_bytes());
         [0x41, flags, 0, 0, a, b, 0, c, d, 0]

@@ -50,7 +50,7 @@ pub(in crate::scsi) fn start(call: &mut UnitCall<'_>) -> Begin {
         ONE_WITH_SERVICE_ACTION | ONE_OF_EITHER => {
             let wanted = rows
                 .iter()
-                .find(|row| row.service_action.map_or(0, u16::from) == service_action);
+                .find(|row| row.service_action.unwrap_or(0) == service_action);
             one(call, wanted, with_timeouts);
         }
         _ => return Err(Sense::invalid_field_in_cdb(OPTIONS_AT, Some(2))),
@@ -75,7 +75,7 @@ fn all(call: &mut UnitCall<'_>, with_timeouts: bool) {
         };
         let timeouts_present = if with_timeouts { CTDP } else { 0 };
         data.put(&[row.opcode, 0]);
-        data.put_be16(row.service_action.map_or(0, u16::from));
+        data.put_be16(row.service_action.unwrap_or(0));
         data.put(&[0, service_action_valid | timeouts_present]);
         data.put_be16(cdb_bytes(row));
         if with_timeouts {
@@ -130,9 +130,16 @@ mod tests {
         [0xa3, 0x0c, options, opcode, a, b, 0, 0, 0xff, 0xff, 0, 0]
     }
 
+    /// A unit that has every command.
+    fn full() -> Bench {
+        let mut info = testbed::info(512, 8);
+        info.atomic_write_blocks = 8;
+        Bench::with_info(info)
+    }
+
     #[test]
     fn all_commands_are_listed_in_order_with_their_lengths() {
-        let data = Bench::new(8).read(&report(0, 0, 0), 65_535).good();
+        let data = full().read(&report(0, 0, 0), 65_535).good();
         let bytes = u32::from_be_bytes(*data.first_chunk().unwrap());
         assert_eq!(usize::try_from(bytes).unwrap() + 4, data.len());
         let rows: Vec<_> = data[4..].chunks(8).collect();
@@ -142,10 +149,7 @@ mod tests {
                 panic!("{listed:02x?}")
             };
             assert_eq!(opcode, row.opcode);
-            assert_eq!(
-                u16::from_be_bytes([a, b]),
-                row.service_action.map_or(0, u16::from)
-            );
+            assert_eq!(u16::from_be_bytes([a, b]), row.service_action.unwrap_or(0));
             assert_eq!(flags, u8::from(row.service_action.is_some()));
             assert_eq!(usize::from(u16::from_be_bytes([c, d])), row.usage.len());
         }
@@ -153,7 +157,7 @@ mod tests {
 
     #[test]
     fn rctd_adds_a_timeouts_descriptor_to_each_command() {
-        let data = Bench::new(8).read(&report(0x80, 0, 0), 65_535).good();
+        let data = full().read(&report(0x80, 0, 0), 65_535).good();
         assert_eq!((data.len() - 4) / 20, opcodes::rows().len());
         for listed in data[4..].chunks(20) {
             assert_eq!(listed[5] & 2, 2);
@@ -184,6 +188,20 @@ mod tests {
             .invalid_field(3, None);
         let data = bench.read(&report(2, 0x9e, 0x10), 65_535).good();
         assert_eq!(data[..6], [0, 3, 0, 16, 0x9e, 0x10]);
+    }
+
+    #[test]
+    fn service_actions_of_the_long_form_have_16_bits() {
+        let mut bench = Bench::new(8);
+        let data = bench.read(&report(2, 0x7f, 0x0009), 65_535).good();
+        assert_eq!(data[..4], [0, 3, 0, 32]);
+        assert_eq!(data[4..14], [0x7f, 0, 0, 0, 0, 0, 0, 0xff, 0, 9]);
+        assert_eq!(data.len(), 4 + 32);
+        bench
+            .read(&report(1, 0x7f, 0x0009), 65_535)
+            .invalid_field(3, None);
+        let data = bench.read(&report(2, 0x7f, 0x0109), 65_535).good();
+        assert_eq!(data, [0, 1, 0, 0]);
     }
 
     #[test]
@@ -222,6 +240,7 @@ mod tests {
     fn command_that_this_unit_lacks_is_not_reported() {
         let mut info = testbed::info(512, 8);
         info.unmap = false;
+        info.atomic_write_blocks = 8;
         let mut bench = Bench::with_info(info);
         assert_eq!(bench.read(&report(1, 0x42, 0), 65_535).good(), [0, 1, 0, 0]);
         let data = bench.read(&report(0, 0, 0), 65_535).good();

@@ -8,7 +8,9 @@
 use super::inquiry::{BLOCK_DEVICE, NOTHING, put_padded};
 use crate::scsi::nexus::Nexus;
 use crate::scsi::parameter::ParameterData;
+use crate::scsi::sbc::compare_and_write::MAX_COMPARE_AND_WRITE_BLOCKS;
 use crate::scsi::sbc::unmap::{MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTORS};
+use crate::scsi::sbc::write_atomic;
 use crate::scsi::sbc::write_same::MAX_WRITE_SAME_BYTES;
 use crate::scsi::sense::Sense;
 use crate::scsi::task::{Context, MAX_TRANSFER_BYTES};
@@ -161,7 +163,7 @@ fn block_limits(data: &mut ParameterData, unit: &LogicalUnit, _i_t: &Nexus) {
     let info = unit.info();
     let block_size = info.block_size;
     data.put_u8(0); // WSNZ: WRITE SAME of zero blocks means to the end
-    data.put_u8(0); // MAXIMUM COMPARE AND WRITE LENGTH
+    data.put_u8(MAX_COMPARE_AND_WRITE_BLOCKS);
     data.put_be16(1 << info.physical_block_exponent.min(15));
     data.put_be32(MAX_TRANSFER_BYTES / block_size);
     data.put_be32(OPTIMAL_TRANSFER_BYTES / block_size);
@@ -172,7 +174,22 @@ fn block_limits(data: &mut ParameterData, unit: &LogicalUnit, _i_t: &Nexus) {
     data.put_be32(unmap(info.unmap_granularity));
     data.put_be32(unmap(1 << 31)); // UGAVALID, alignment 0
     data.put_be64(u64::from(MAX_WRITE_SAME_BYTES / block_size));
-    data.put_zeroes(20); // atomic writes: none yet
+    // SBC-4: all zero where there are no atomic writes; 1 is said as 0 where any will do.
+    let atomic = |limit| {
+        if info.atomic_write_blocks > 0 {
+            limit
+        } else {
+            0
+        }
+    };
+    let granularity = match write_atomic::granularity(info) {
+        1 => 0,
+        blocks => atomic(blocks),
+    };
+    data.put_be32(info.atomic_write_blocks);
+    data.put_be32(granularity); // ATOMIC ALIGNMENT
+    data.put_be32(granularity); // ATOMIC TRANSFER LENGTH GRANULARITY
+    data.put_zeroes(8); // no atomic boundaries
 }
 
 /// SBC-3, Block Device Characteristics page.
@@ -283,13 +300,31 @@ mod tests {
         for block_size in [512_u32, 4096] {
             let mut bench = Bench::with_info(testbed::info(block_size, 8));
             let page = read_page(&mut bench, 0xb0);
-            assert_eq!(page[..8], [0, 0xb0, 0, 0x3c, 0, 0, 0, 8]);
+            assert_eq!(page[..8], [0, 0xb0, 0, 0x3c, 0, 0xff, 0, 8]);
             let field = |at: usize| u32::from_be_bytes(*page[at..].first_chunk().unwrap());
             assert_eq!(field(8), 4 * 1024 * 1024 / block_size);
             assert_eq!(field(12), 256 * 1024 / block_size);
             assert_eq!((field(20), field(24)), (1 << 20, 256));
             assert_eq!((field(28), field(32)), (8, 1 << 31));
             assert_eq!((field(36), field(40)), (0, 16 * 1024 * 1024 / block_size));
+            assert_eq!(page[5], 255);
+            assert_eq!(page[44..], [0; 20]);
+        }
+    }
+
+    #[test]
+    fn atomic_writes_have_the_granularity_of_physical_blocks() {
+        for (exponent, granularity) in [(3, 8), (0, 0)] {
+            let mut info = testbed::info(512, 8);
+            info.atomic_write_blocks = 2048;
+            info.physical_block_exponent = exponent;
+            let page = read_page(&mut Bench::with_info(info), 0xb0);
+            let field = |at: usize| u32::from_be_bytes(*page[at..].first_chunk().unwrap());
+            assert_eq!(
+                (field(44), field(48), field(52)),
+                (2048, granularity, granularity)
+            );
+            assert_eq!(page[56..], [0; 8]);
         }
     }
 
