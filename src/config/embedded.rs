@@ -56,6 +56,7 @@ impl Config {
                 physical_block_size: 4096,
                 read_only: false,
                 write_cache: true,
+                removable: false,
                 serial: None,
                 backend: image(state_dir.join("disk0.img")),
             }],

@@ -153,6 +153,8 @@ pub struct LogicalUnit {
     pub read_only: bool,
     /// Completed writes may wait in a volatile cache until a flush.
     pub write_cache: bool,
+    /// Initiators may eject the medium and load it again.
+    pub removable: bool,
     /// Unit serial number: 1 to 36 printable ASCII characters. `None`: the one that was generated
     /// for this unit and is kept in the state directory.
     pub serial: Option<String>,

@@ -88,6 +88,7 @@ fn a_short_file_gets_every_default() {
     let unit = &config.logical_units[0];
     assert_eq!((unit.block_size, unit.physical_block_size), (512, 4096));
     assert!(unit.write_cache && !unit.read_only && unit.serial.is_none());
+    assert!(!unit.removable);
     assert_eq!(unit.backend, Backend::Memory { size: 1 << 20 });
     let target = &config.targets[0];
     assert_eq!(
@@ -145,6 +146,7 @@ name = "a"
 block_size = 4096
 read_only = true
 write_cache = false
+removable = true
 serial = "A-1"
 backend = { type = "file", path = "a.img", size = 8192, engine = "sync", direct = true }
 [[logical_unit]]

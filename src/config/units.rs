@@ -159,6 +159,7 @@ pub(super) fn read_logical_units(root: &mut Section<'_>, state_dir: &Path) -> Ve
         let serial = read_serial(&mut section, &mut serials);
         let read_only = section.boolean("read_only").unwrap_or(false);
         let write_cache = section.boolean("write_cache").unwrap_or(true);
+        let removable = section.boolean("removable").unwrap_or(false);
         let backend = match section.table("backend", "the backend") {
             Some(backend) => read_backend(backend, block_size, state_dir, &mut paths),
             None => {
@@ -181,6 +182,7 @@ pub(super) fn read_logical_units(root: &mut Section<'_>, state_dir: &Path) -> Ve
                 physical_block_size: physical,
                 read_only,
                 write_cache,
+                removable,
                 serial,
                 backend: backend.unwrap_or(Backend::Null { size: 0 }),
             };

@@ -99,7 +99,7 @@ pub(super) fn units(config: &Config, state: &StateDir, hooks: &Hooks) -> Result<
     Ok(units)
 }
 
-/// Gives a unit what was kept of it.
+/// Gives a unit what was kept of it and what the configuration says of its medium.
 fn restore(
     replica: &mut LogicalUnit,
     unit: &config::LogicalUnit,
@@ -109,6 +109,9 @@ fn restore(
         .unit(replica.identity().uuid())
         .map_err(|error| StartError::new(format!("logical_unit \"{}\": {error}", unit.name)))?;
     replica.restore(kept);
+    if unit.removable {
+        replica.make_removable();
+    }
     Ok(())
 }
 

@@ -26,6 +26,10 @@ pub enum Change {
     Fence,
     /// START STOP UNIT: medium access is allowed (`true`) or answered NOT READY (`false`).
     Started(bool),
+    /// PREVENT ALLOW MEDIUM REMOVAL.
+    Prevent(bool),
+    /// START STOP UNIT with LOEJ: the medium is put in (`true`) or taken out.
+    Load(bool),
     /// MODE SELECT.
     ModeSelect(Box<ModeSelection>),
     /// The unit was reset: what does not survive that is undone (SAM-5 §6.3.2).
@@ -69,6 +73,11 @@ impl Decision {
 #[derive(Clone, Debug)]
 pub enum Update {
     Started(bool),
+    Prevent {
+        by: Arc<Nexus>,
+        prevent: bool,
+    },
+    Load(bool),
     Mode {
         current: ModeParameters,
         /// They are the saved values too.
@@ -85,12 +94,39 @@ impl LogicalUnit {
     /// How the command that asks ends; nothing has changed then.
     pub fn decide(&self, change: &Change, by: &Arc<Nexus>) -> Result<Decision, Outcome> {
         Ok(match change {
-            // Nothing that a nexus has at a unit goes with it yet.
-            Change::Fence | Change::NexusLost => Decision::default(),
+            Change::Fence => Decision::default(),
+            Change::NexusLost if !self.holds_for(by) => Decision::default(),
+            Change::NexusLost => Decision::update(Update::Prevent {
+                by: Arc::clone(by),
+                prevent: false,
+            }),
+            Change::Prevent(prevent) => Decision::update(Update::Prevent {
+                by: Arc::clone(by),
+                prevent: *prevent,
+            }),
+            Change::Load(load) => self.decide_load(*load, by)?,
             Change::Started(started) => Decision::update(Update::Started(*started)),
             Change::ModeSelect(selection) => self.decide_mode(selection, by)?,
             Change::Reset => Decision::update(Update::Reset),
         })
+    }
+
+    /// SBC-3 START STOP UNIT: a medium is not moved against anybody's will, and who uses the unit is
+    /// told of one that was put in. Where it is already nothing is to be done.
+    fn decide_load(&self, load: bool, by: &Arc<Nexus>) -> Result<Decision, Outcome> {
+        if load != self.medium.ejected {
+            return Ok(Decision::default());
+        }
+        self.medium
+            .check_allowed()
+            .map_err(Outcome::check_condition)?;
+        let mut decision = Decision::update(Update::Load(load));
+        if load {
+            let others = Whom::EveryoneBut(Arc::clone(by));
+            let told = UnitAttention::MediumMayHaveChanged;
+            decision.attentions.push((others, told));
+        }
+        Ok(decision)
     }
 
     /// SPC-4 MODE SELECT: the other nexuses are told when something has changed.
@@ -114,14 +150,20 @@ impl LogicalUnit {
     }
 
     /// Whether there is anything that a [`Change::NexusLost`] of this nexus would undo.
-    pub fn holds_for(&self, _i_t: &Nexus) -> bool {
-        false
+    pub fn holds_for(&self, i_t: &Nexus) -> bool {
+        self.medium.is_prevented_by(i_t)
     }
 
     /// Applies what was decided.
     pub fn apply(&mut self, update: &Update) {
         match update {
             Update::Started(started) => self.set_started(*started),
+            Update::Prevent { by, prevent } => self.medium.set_prevented(by, *prevent),
+            Update::Load(load) => {
+                self.medium.ejected = !load;
+                // A medium that is put in runs.
+                self.set_started(true);
+            }
             Update::Mode { current, saved } => {
                 if *saved {
                     self.kept.mode = Some(*current);
@@ -132,6 +174,7 @@ impl LogicalUnit {
             // saved values.
             Update::Reset => {
                 self.set_started(true);
+                self.medium.allow_all();
                 self.set_mode(self.mode_saved());
             }
         }

@@ -275,6 +275,9 @@ static TABLE: &[Opcode] = &[
     Opcode::new("START STOP UNIT", &[0x1b, 0x01, 0, 0x0f, 0xf7, 0],
         NoData, LONG, Unit(sbc::start_stop_unit::start))
         .with_gates(SETTINGS),
+    Opcode::new("PREVENT ALLOW MEDIUM REMOVAL", &[0x1e, 0, 0, 0, 0x01, 0],
+        NoData, QUICK, Unit(sbc::prevent_allow_medium_removal::start))
+        .with_gates(Gates::PASSES_NOT_READY),
     Opcode::new("READ CAPACITY (10)", &[0x25, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0x01, 0],
         In, QUICK, Unit(sbc::read_capacity::start_10)),
     Opcode::new("READ (10)", &[0x28, 0x1a, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0],

@@ -56,7 +56,9 @@ impl AdditionalSense {
     pub const WRITE_PROTECTED: Self = Self::new(0x27, 0x00);
     pub const SOFTWARE_WRITE_PROTECTED: Self = Self::new(0x27, 0x02);
     pub const SPACE_ALLOCATION_FAILED_WRITE_PROTECT: Self = Self::new(0x27, 0x07);
+    pub const MEDIUM_NOT_PRESENT: Self = Self::new(0x3a, 0x00);
     pub const INTERNAL_TARGET_FAILURE: Self = Self::new(0x44, 0x00);
+    pub const MEDIUM_REMOVAL_PREVENTED: Self = Self::new(0x53, 0x02);
 
     pub const fn new(code: u8, qualifier: u8) -> Self {
         Self { code, qualifier }

@@ -20,9 +20,9 @@ use super::opcodes::{self, Gates, Handler, Lookup};
 use super::parameter::ParameterData;
 use super::sbc::{
     compare_and_write::CompareAndWrite, get_lba_status::GetLbaStatus, or_write::OrWrite,
-    start_stop_unit::StartStopUnit, synchronize_cache::SynchronizeCache, unmap::Unmap,
-    verify::Verify, write_and_verify::WriteAndVerify, write_atomic::WriteAtomic,
-    write_same::WriteSame,
+    prevent_allow_medium_removal::PreventAllow, start_stop_unit::StartStopUnit,
+    synchronize_cache::SynchronizeCache, unmap::Unmap, verify::Verify,
+    write_and_verify::WriteAndVerify, write_atomic::WriteAtomic, write_same::WriteSame,
 };
 use super::sbc::{read::Read, write::Write};
 use super::sense::{AdditionalSense, Sense, SenseKey};
@@ -253,6 +253,7 @@ pub(super) enum Machine {
     Unmap(Unmap),
     WriteSame(WriteSame),
     StartStopUnit(StartStopUnit),
+    PreventAllow(PreventAllow),
     ModeSelect(ModeSelect),
     CompareAndWrite(Box<CompareAndWrite>),
     OrWrite(Box<OrWrite>),
@@ -295,6 +296,7 @@ impl Task {
             Machine::Unmap(unmap) => unmap.resume(event),
             Machine::WriteSame(write_same) => write_same.resume(event),
             Machine::StartStopUnit(start_stop) => start_stop.resume(&event),
+            Machine::PreventAllow(prevent) => prevent.resume(&event),
             Machine::ModeSelect(select) => select.resume(cx, &event),
             Machine::CompareAndWrite(compare) => compare.resume(event),
             Machine::OrWrite(or_write) => or_write.resume(event),

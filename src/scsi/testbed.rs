@@ -181,6 +181,13 @@ impl Bench {
         bench
     }
 
+    /// The same with a medium that can be taken out.
+    pub(super) fn removable(blocks: u64) -> Self {
+        let mut bench = Self::new(blocks);
+        bench.unit.as_mut().unwrap().make_removable();
+        bench
+    }
+
     /// A unit without a disk behind it: for commands that do not get that far.
     pub(super) fn with_unit(unit: LogicalUnit) -> Self {
         Self {

@@ -12,6 +12,7 @@ use arrayvec::ArrayString;
 use thiserror::Error;
 
 use super::change::NonVolatile;
+use super::sbc::prevent_allow_medium_removal::Medium;
 use super::sense::{AdditionalSense, Sense, SenseFormat, SenseKey};
 use super::spc::mode_pages::{ModeParameters, Qerr};
 use crate::backend::{DeviceInfo, Operation};
@@ -146,6 +147,9 @@ pub struct LogicalUnit {
     read_only: bool,
     ready: ReadyState,
     started: bool,
+    /// Whether commands can use the medium: ready, started and not ejected.
+    usable: bool,
+    pub(super) medium: Medium,
     /// The current values; `write_protected` and `write_through` follow from them.
     mode: ModeParameters,
     write_protected: bool,
@@ -164,6 +168,8 @@ impl LogicalUnit {
             read_only,
             ready: ReadyState::Ready,
             started: true,
+            usable: true,
+            medium: Medium::default(),
             mode: ModeParameters::empty(),
             write_protected: false,
             write_through: false,
@@ -188,7 +194,7 @@ impl LogicalUnit {
             non_rotating: true,
         };
         let mut unit = Self::new(identity, info, false);
-        unit.ready = ReadyState::NotReady(reason);
+        unit.set_ready(ReadyState::NotReady(reason));
         unit
     }
 
@@ -303,10 +309,26 @@ impl LogicalUnit {
     /// The device came, went or recovered.
     pub fn set_ready(&mut self, ready: ReadyState) {
         self.ready = ready;
+        self.update_usable();
     }
 
     pub(super) fn set_started(&mut self, started: bool) {
         self.started = started;
+        self.update_usable();
+    }
+
+    fn update_usable(&mut self) {
+        self.usable = self.ready == ReadyState::Ready && self.started && !self.medium.ejected;
+    }
+
+    /// The medium can be taken out (RMB of INQUIRY); called before the unit serves anybody.
+    pub fn make_removable(&mut self) {
+        self.medium.removable = true;
+    }
+
+    /// Whether the medium can be taken out.
+    pub fn removable(&self) -> bool {
+        self.medium.removable
     }
 
     /// What survives the end of the daemon.
@@ -327,10 +349,13 @@ impl LogicalUnit {
 
     /// Why a command that needs the medium cannot have it now.
     pub fn not_ready(&self) -> Option<Sense> {
-        let additional = match (self.ready, self.started) {
-            (ReadyState::Ready, true) => return None,
-            (ReadyState::Ready, false) => AdditionalSense::INITIALIZING_COMMAND_REQUIRED,
-            (ReadyState::NotReady(reason), _) => reason.additional_sense(),
+        if self.usable {
+            return None;
+        }
+        let additional = match self.ready {
+            ReadyState::NotReady(reason) => reason.additional_sense(),
+            ReadyState::Ready if self.medium.ejected => AdditionalSense::MEDIUM_NOT_PRESENT,
+            ReadyState::Ready => AdditionalSense::INITIALIZING_COMMAND_REQUIRED,
         };
         Some(Sense::new(SenseKey::NotReady, additional))
     }

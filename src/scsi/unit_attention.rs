@@ -21,6 +21,8 @@ pub enum UnitAttention {
     LogicalUnitReset,
     /// The nexus was lost: a session was reinstated or an I_T NEXUS RESET took place.
     NexusLoss,
+    /// The medium of a removable unit was put in, perhaps another one.
+    MediumMayHaveChanged,
     /// Another nexus cleared this one's commands.
     CommandsCleared,
     /// The device behind the unit was replaced or its software changed.
@@ -32,11 +34,12 @@ pub enum UnitAttention {
 }
 
 impl UnitAttention {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::PowerOn,
         Self::TargetReset,
         Self::LogicalUnitReset,
         Self::NexusLoss,
+        Self::MediumMayHaveChanged,
         Self::CommandsCleared,
         Self::MicrocodeChanged,
         Self::InquiryDataChanged,
@@ -45,7 +48,7 @@ impl UnitAttention {
         Self::ReportedLunsChanged,
     ];
 
-    const fn bit(self) -> u16 {
+    const fn bit(self) -> u32 {
         1 << self as u8
     }
 
@@ -56,6 +59,7 @@ impl UnitAttention {
             Self::TargetReset => AdditionalSense::new(0x29, 0x02),
             Self::LogicalUnitReset => AdditionalSense::new(0x29, 0x03),
             Self::NexusLoss => AdditionalSense::new(0x29, 0x07),
+            Self::MediumMayHaveChanged => AdditionalSense::new(0x28, 0x00),
             Self::CommandsCleared => AdditionalSense::new(0x2f, 0x00),
             Self::MicrocodeChanged => AdditionalSense::new(0x3f, 0x01),
             Self::InquiryDataChanged => AdditionalSense::new(0x3f, 0x03),
@@ -73,7 +77,7 @@ impl UnitAttention {
 /// What one session knows of one logical unit that it sees.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NexusUnit {
-    pending: u16,
+    pending: u32,
     read_only: bool,
 }
 

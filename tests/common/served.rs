@@ -112,6 +112,7 @@ pub(crate) fn unit(name: &str) -> LogicalUnit {
         physical_block_size: 4096,
         read_only: false,
         write_cache: true,
+        removable: false,
         serial: None,
         backend: Backend::Memory { size: DISK_BYTES },
     }

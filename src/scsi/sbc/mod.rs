@@ -8,6 +8,7 @@ pub mod compare_and_write;
 pub mod get_lba_status;
 pub mod or_write;
 pub mod pre_fetch;
+pub mod prevent_allow_medium_removal;
 pub mod read;
 pub mod read_capacity;
 pub mod read_defect_data;

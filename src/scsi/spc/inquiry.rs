@@ -18,6 +18,9 @@ pub(super) const NOTHING: u8 = 0x7f;
 /// Bytes of standard INQUIRY data, version descriptors included.
 const STANDARD_BYTES: usize = 96;
 
+/// The medium can be taken out.
+const RMB: u8 = 0x80;
+
 /// VERSION: SPC-4.
 const VERSION: u8 = 0x06;
 
@@ -36,7 +39,7 @@ pub(in crate::scsi) fn start(cx: &mut Context<'_>, command: &Command) -> Begin {
     if cdb.bit(1, 0) {
         vpd::page(cx, page)?;
     } else if page == 0 {
-        standard(cx.data_in, cx.unit().map(LogicalUnit::identity));
+        standard(cx.data_in, cx.unit());
     } else {
         // SPC-4 INQUIRY: a page code means nothing without EVPD.
         return Err(Sense::invalid_field_in_cdb(2, None));
@@ -45,14 +48,16 @@ pub(in crate::scsi) fn start(cx: &mut Context<'_>, command: &Command) -> Begin {
 }
 
 /// SPC-4, standard INQUIRY data.
-fn standard(data: &mut ParameterData, identity: Option<&Identity>) {
+fn standard(data: &mut ParameterData, unit: Option<&LogicalUnit>) {
+    let identity = unit.map(LogicalUnit::identity);
+    let removable = unit.is_some_and(LogicalUnit::removable);
     data.put(&[
         if identity.is_some() {
             BLOCK_DEVICE
         } else {
             NOTHING
         },
-        0, // RMB: the medium is not removable
+        if removable { RMB } else { 0 },
         VERSION,
         HISUP_AND_FORMAT,
         0, // ADDITIONAL LENGTH, below
@@ -113,6 +118,12 @@ mod tests {
                 .chain(&data[66..])
                 .all(|byte| *byte == 0)
         );
+    }
+
+    #[test]
+    fn removable_unit_says_so() {
+        let data = Bench::removable(8).read(&inquiry(0, 0, 36), 36).good();
+        assert_eq!(data[..2], [0x00, 0x80]);
     }
 
     #[test]
