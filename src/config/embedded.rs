@@ -33,6 +33,7 @@ impl Config {
             daemon: Daemon {
                 state_dir: state_dir.to_owned(),
                 shutdown_timeout: Duration::from_secs(10),
+                management_url: None,
             },
             cores: Cores {
                 list: default_cores(cpus),

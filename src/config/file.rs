@@ -187,9 +187,11 @@ fn read_daemon(
 ) -> Option<Daemon> {
     let mut state_dir = around.state_dir.clone();
     let mut shutdown_timeout = Duration::from_secs(10);
+    let mut management_url = None;
     let mut span = root.span();
     if let Some(mut section) = section {
         span = section.span();
+        management_url = read_management_url(&mut section);
         if let Some(path) = section.text("state_dir") {
             span = path.span;
             state_dir = Some(PathBuf::from(path.value)).filter(|path| path.is_absolute());
@@ -206,8 +208,24 @@ fn read_daemon(
     Some(Daemon {
         state_dir: state_dir?,
         shutdown_timeout,
+        management_url,
     })
 }
+
+fn read_management_url(section: &mut Section<'_>) -> Option<String> {
+    let url = section.text("management_url")?;
+    let printable = url.value.bytes().all(|byte| (0x21..=0x7e).contains(&byte));
+    if url.value.is_empty() || url.value.len() > MANAGEMENT_URL_BYTES_MAX || !printable {
+        let message = format!("{:?} cannot be an address", url.value);
+        let help = format!("write 1 to {MANAGEMENT_URL_BYTES_MAX} printable ASCII characters");
+        section.report(Finding::error(url.span, message).help(help));
+        return None;
+    }
+    Some(url.value.to_owned())
+}
+
+/// The longest address in bytes (VPD 85h holds it).
+const MANAGEMENT_URL_BYTES_MAX: usize = 255;
 
 /// One CPU is left to the control thread and the system where there is more than one.
 pub(super) fn default_cores(cpus: usize) -> CoreList {

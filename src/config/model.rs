@@ -43,6 +43,8 @@ pub struct Daemon {
     pub state_dir: PathBuf,
     /// How long SIGTERM waits for sessions to finish: 0 s to 10 min.
     pub shutdown_timeout: Duration,
+    /// Where the daemon is managed, told to initiators: 1 to 255 printable ASCII characters.
+    pub management_url: Option<String>,
 }
 
 /// `[cores]`

@@ -75,6 +75,7 @@ fn a_short_file_gets_every_default() {
     assert_eq!(findings(&report), [""; 0]);
     assert_eq!(config.daemon.state_dir, Path::new("/state"));
     assert_eq!(config.daemon.shutdown_timeout, Duration::from_secs(10));
+    assert_eq!(config.daemon.management_url, None);
     assert_eq!(config.cores.list, CoreList::Count(3));
     assert!(config.cores.pin);
     assert_eq!(
@@ -116,6 +117,7 @@ fn a_full_file_says_everything() {
 [daemon]
 state_dir = "/srv/iscsi"
 shutdown_timeout_s = 5
+management_url = "https://storage.example/"
 [cores]
 list = [1, 2]
 pin = false

@@ -13,6 +13,7 @@
 use std::sync::Arc;
 
 use super::nexus::{Nexus, Whom};
+use super::spc::echo_buffer::Echo;
 use super::spc::mode_pages::ModeParameters;
 use super::spc::mode_select::ModeSelection;
 use super::task::Outcome;
@@ -32,6 +33,12 @@ pub enum Change {
     Load(bool),
     /// MODE SELECT.
     ModeSelect(Box<ModeSelection>),
+    /// SET TIMESTAMP: the unit's timestamp is so much ahead of the host's clock, modulo 2^48.
+    Timestamp { ahead_ms: u64 },
+    /// SET IDENTIFYING INFORMATION: at most [`IDENTIFYING_BYTES_MAX`] bytes.
+    Identifying(Box<[u8]>),
+    /// WRITE BUFFER: the echo buffer.
+    Echo(Box<[u8]>),
     /// The unit was reset: what does not survive that is undone (SAM-5 §6.3.2).
     Reset,
     /// The asking nexus is gone: what belonged to it alone is undone (SAM-5 §6.3.4).
@@ -67,6 +74,13 @@ impl Decision {
             ..Self::default()
         }
     }
+
+    /// The same, and every nexus but `by` is told of it.
+    pub fn telling(mut self, by: &Arc<Nexus>, condition: UnitAttention) -> Self {
+        let others = Whom::EveryoneBut(Arc::clone(by));
+        self.attentions.push((others, condition));
+        self
+    }
 }
 
 /// What every replica of a unit applies.
@@ -78,6 +92,12 @@ pub enum Update {
         prevent: bool,
     },
     Load(bool),
+    Timestamp {
+        ahead_ms: u64,
+    },
+    Identifying(Box<[u8]>),
+    Echo(Arc<Echo>),
+    NexusLost(Arc<Nexus>),
     Mode {
         current: ModeParameters,
         /// They are the saved values too.
@@ -96,10 +116,7 @@ impl LogicalUnit {
         Ok(match change {
             Change::Fence => Decision::default(),
             Change::NexusLost if !self.holds_for(by) => Decision::default(),
-            Change::NexusLost => Decision::update(Update::Prevent {
-                by: Arc::clone(by),
-                prevent: false,
-            }),
+            Change::NexusLost => Decision::update(Update::NexusLost(Arc::clone(by))),
             Change::Prevent(prevent) => Decision::update(Update::Prevent {
                 by: Arc::clone(by),
                 prevent: *prevent,
@@ -107,6 +124,20 @@ impl LogicalUnit {
             Change::Load(load) => self.decide_load(*load, by)?,
             Change::Started(started) => Decision::update(Update::Started(*started)),
             Change::ModeSelect(selection) => self.decide_mode(selection, by)?,
+            Change::Timestamp { ahead_ms } => {
+                let ahead_ms = *ahead_ms;
+                Decision::update(Update::Timestamp { ahead_ms })
+                    .telling(by, UnitAttention::TimestampChanged)
+            }
+            Change::Identifying(bytes) => Decision {
+                save: true,
+                ..Decision::update(Update::Identifying(bytes.clone()))
+                    .telling(by, UnitAttention::DeviceIdentifierChanged)
+            },
+            Change::Echo(bytes) => Decision::update(Update::Echo(Arc::new(Echo {
+                by: Arc::clone(by),
+                bytes: bytes.clone(),
+            }))),
             Change::Reset => Decision::update(Update::Reset),
         })
     }
@@ -120,13 +151,12 @@ impl LogicalUnit {
         self.medium
             .check_allowed()
             .map_err(Outcome::check_condition)?;
-        let mut decision = Decision::update(Update::Load(load));
-        if load {
-            let others = Whom::EveryoneBut(Arc::clone(by));
-            let told = UnitAttention::MediumMayHaveChanged;
-            decision.attentions.push((others, told));
-        }
-        Ok(decision)
+        let decision = Decision::update(Update::Load(load));
+        Ok(if load {
+            decision.telling(by, UnitAttention::MediumMayHaveChanged)
+        } else {
+            decision
+        })
     }
 
     /// SPC-4 MODE SELECT: the other nexuses are told when something has changed.
@@ -136,22 +166,24 @@ impl LogicalUnit {
         if !changed && !asked.save {
             return Ok(Decision::default());
         }
-        let mut decision = Decision::update(Update::Mode {
-            current,
-            saved: asked.save,
-        });
-        decision.save = asked.save;
-        if changed {
-            let others = Whom::EveryoneBut(Arc::clone(by));
-            let told = UnitAttention::ModeParametersChanged;
-            decision.attentions.push((others, told));
-        }
-        Ok(decision)
+        let decision = Decision {
+            save: asked.save,
+            ..Decision::update(Update::Mode {
+                current,
+                saved: asked.save,
+            })
+        };
+        Ok(if changed {
+            decision.telling(by, UnitAttention::ModeParametersChanged)
+        } else {
+            decision
+        })
     }
 
     /// Whether there is anything that a [`Change::NexusLost`] of this nexus would undo.
     pub fn holds_for(&self, i_t: &Nexus) -> bool {
-        self.medium.is_prevented_by(i_t)
+        let echo = self.echo.as_ref();
+        self.medium.is_prevented_by(i_t) || echo.is_some_and(|echo| *echo.by == *i_t)
     }
 
     /// Applies what was decided.
@@ -164,6 +196,13 @@ impl LogicalUnit {
                 // A medium that is put in runs.
                 self.set_started(true);
             }
+            Update::Timestamp { ahead_ms } => self.timestamp_ahead_ms = Some(*ahead_ms),
+            Update::Identifying(bytes) => self.kept.identifying_information = bytes.to_vec(),
+            Update::Echo(echo) => self.echo = Some(Arc::clone(echo)),
+            Update::NexusLost(gone) => {
+                self.medium.set_prevented(gone, false);
+                self.echo.take_if(|echo| echo.by == *gone);
+            }
             Update::Mode { current, saved } => {
                 if *saved {
                     self.kept.mode = Some(*current);
@@ -175,6 +214,7 @@ impl LogicalUnit {
             Update::Reset => {
                 self.set_started(true);
                 self.medium.allow_all();
+                self.echo = None;
                 self.set_mode(self.mode_saved());
             }
         }

@@ -275,6 +275,10 @@ static TABLE: &[Opcode] = &[
     Opcode::new("START STOP UNIT", &[0x1b, 0x01, 0, 0x0f, 0xf7, 0],
         NoData, LONG, Unit(sbc::start_stop_unit::start))
         .with_gates(SETTINGS),
+    Opcode::new("RECEIVE DIAGNOSTIC RESULTS", &[0x1c, 0x01, 0xff, 0xff, 0xff, 0],
+        In, QUICK, Unit(spc::diagnostic::receive)).with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("SEND DIAGNOSTIC", &[0x1d, 0xf7, 0, 0xff, 0xff, 0],
+        NoData, MEDIUM, Unit(spc::diagnostic::send)),
     Opcode::new("PREVENT ALLOW MEDIUM REMOVAL", &[0x1e, 0, 0, 0, 0x01, 0],
         NoData, QUICK, Unit(sbc::prevent_allow_medium_removal::start))
         .with_gates(Gates::PASSES_NOT_READY),
@@ -294,6 +298,10 @@ static TABLE: &[Opcode] = &[
         NoData, LONG, Unit(sbc::synchronize_cache::start)),
     Opcode::new("READ DEFECT DATA (10)", &[0x37, 0, 0x1f, 0, 0, 0, 0, 0xff, 0xff, 0],
         In, QUICK, Unit(sbc::read_defect_data::start_10)),
+    Opcode::new("WRITE BUFFER", &[0x3b, 0x1f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0],
+        Out, QUICK, Unit(spc::echo_buffer::write)).with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("READ BUFFER", &[0x3c, 0x1f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0],
+        In, QUICK, Unit(spc::echo_buffer::read)).with_gates(Gates::PASSES_NOT_READY),
     Opcode::new("WRITE SAME (10)", &[0x41, 0x08, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0],
         Out, LONG, Unit(sbc::write_same::start)).with_gates(Gates::WRITES),
     Opcode::new("UNMAP", &[0x42, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
@@ -363,10 +371,30 @@ static TABLE: &[Opcode] = &[
         In, LONG, Unit(sbc::get_lba_status::start)).with_service_action(),
     Opcode::new("REPORT LUNS", &[0xa0, 0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
         In, QUICK, Target(spc::report_luns::start)).with_gates(ANYTIME),
+    Opcode::new("REPORT IDENTIFYING INFORMATION",
+        &[0xa3, 0x05, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xfe, 0],
+        In, QUICK, Unit(spc::identifying_information::report))
+        .with_service_action().with_gates(Gates::PASSES_NOT_READY),
     Opcode::new("REPORT SUPPORTED OPERATION CODES",
         &[0xa3, 0x0c, 0x87, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
         In, QUICK, Unit(spc::report_supported_operation_codes::start))
         .with_service_action().with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS",
+        &[0xa3, 0x0d, 0x80, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        In, QUICK, Unit(spc::report_supported_task_management_functions::start))
+        .with_service_action().with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("REPORT TIMESTAMP",
+        &[0xa3, 0x0f, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        In, QUICK, Unit(spc::timestamp::report))
+        .with_service_action().with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("SET IDENTIFYING INFORMATION",
+        &[0xa4, 0x06, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xfe, 0],
+        Out, QUICK, Unit(spc::identifying_information::set))
+        .with_service_action().with_gates(SETTINGS),
+    Opcode::new("SET TIMESTAMP",
+        &[0xa4, 0x0f, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        Out, QUICK, Unit(spc::timestamp::set))
+        .with_service_action().with_gates(SETTINGS),
     Opcode::new("READ (12)", &[0xa8, 0x1a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
         In, MEDIUM, Unit(sbc::read::start)),
     Opcode::new("WRITE (12)", &[0xaa, 0x1a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],

@@ -56,7 +56,10 @@ impl AdditionalSense {
     pub const WRITE_PROTECTED: Self = Self::new(0x27, 0x00);
     pub const SOFTWARE_WRITE_PROTECTED: Self = Self::new(0x27, 0x02);
     pub const SPACE_ALLOCATION_FAILED_WRITE_PROTECT: Self = Self::new(0x27, 0x07);
+    pub const COMMAND_SEQUENCE_ERROR: Self = Self::new(0x2c, 0x00);
     pub const MEDIUM_NOT_PRESENT: Self = Self::new(0x3a, 0x00);
+    pub const LOGICAL_UNIT_FAILED_SELF_TEST: Self = Self::new(0x3e, 0x03);
+    pub const ECHO_BUFFER_OVERWRITTEN: Self = Self::new(0x3f, 0x0f);
     pub const INTERNAL_TARGET_FAILURE: Self = Self::new(0x44, 0x00);
     pub const MEDIUM_REMOVAL_PREVENTED: Self = Self::new(0x53, 0x02);
 

@@ -26,7 +26,7 @@ use super::sbc::{
 };
 use super::sbc::{read::Read, write::Write};
 use super::sense::{AdditionalSense, Sense, SenseKey};
-use super::spc::mode_select::ModeSelect;
+use super::spc::{diagnostic::SelfTest, mode_select::ModeSelect, setting::Setting};
 use super::unit::LogicalUnit;
 use super::unit_attention::NexusUnit;
 use crate::backend::{IoError, Operation, UnitIndex};
@@ -260,6 +260,8 @@ pub(super) enum Machine {
     WriteAndVerify(Box<WriteAndVerify>),
     GetLbaStatus(Box<GetLbaStatus>),
     WriteAtomic(Box<WriteAtomic>),
+    Setting(Setting),
+    SelfTest(SelfTest),
 }
 
 impl Task {
@@ -308,6 +310,8 @@ impl Task {
                 })
             }
             Machine::WriteAtomic(write) => write.resume(event),
+            Machine::Setting(setting) => setting.resume(cx, &event),
+            Machine::SelfTest(test) => test.resume(event),
         }
         .unwrap_or_else(Step::check_condition);
         if matches!(step, Step::Finish(_)) {

@@ -20,7 +20,7 @@ const STEPS_MAX: usize = 10_000;
 const POOL_BYTES: usize = 8 * 1024 * 1024;
 
 /// The time that commands are told.
-const UNIX_MS: u64 = 1_767_225_600_000;
+pub(super) const UNIX_MS: u64 = 1_767_225_600_000;
 
 pub(super) fn identity() -> Identity {
     Identity::new(

@@ -8,12 +8,15 @@
 //! The identity does not follow from the name of the unit: it is made once and kept, so that a
 //! renamed unit is still the same disk to its initiators.
 
+use std::sync::Arc;
+
 use arrayvec::ArrayString;
 use thiserror::Error;
 
 use super::change::NonVolatile;
 use super::sbc::prevent_allow_medium_removal::Medium;
 use super::sense::{AdditionalSense, Sense, SenseFormat, SenseKey};
+use super::spc::echo_buffer::Echo;
 use super::spc::mode_pages::{ModeParameters, Qerr};
 use crate::backend::{DeviceInfo, Operation};
 
@@ -31,6 +34,9 @@ pub const SERIAL_CHARS_MAX: usize = 64;
 
 /// Longest target name, in bytes (RFC 7143 §4.2.7).
 pub const TARGET_NAME_BYTES_MAX: usize = 223;
+
+/// Longest address in VPD page 85h, in bytes.
+pub const MANAGEMENT_URL_BYTES_MAX: usize = 255;
 
 /// Block size that a unit reports as long as its device never was attached.
 const BLOCK_SIZE_UNKNOWN: u32 = 512;
@@ -154,6 +160,10 @@ pub struct LogicalUnit {
     mode: ModeParameters,
     write_protected: bool,
     write_through: bool,
+    /// How far SET TIMESTAMP has put the timestamp ahead of the clock, modulo 2^48.
+    pub(super) timestamp_ahead_ms: Option<u64>,
+    pub(super) echo: Option<Arc<Echo>>,
+    management_url: Option<Arc<str>>,
     pub(super) kept: NonVolatile,
 }
 
@@ -173,6 +183,9 @@ impl LogicalUnit {
             mode: ModeParameters::empty(),
             write_protected: false,
             write_through: false,
+            timestamp_ahead_ms: None,
+            echo: None,
+            management_url: None,
             kept: NonVolatile::default(),
         };
         unit.set_mode(unit.mode_default());
@@ -324,6 +337,16 @@ impl LogicalUnit {
     /// The medium can be taken out (RMB of INQUIRY); called before the unit serves anybody.
     pub fn make_removable(&mut self) {
         self.medium.removable = true;
+    }
+
+    /// Where the daemon is managed, for VPD page 85h: at most [`MANAGEMENT_URL_BYTES_MAX`]; called
+    /// before the unit serves anybody.
+    pub fn set_management_url(&mut self, url: Option<Arc<str>>) {
+        self.management_url = url.filter(|url| url.len() <= MANAGEMENT_URL_BYTES_MAX);
+    }
+
+    pub fn management_url(&self) -> Option<&str> {
+        self.management_url.as_deref()
     }
 
     /// Whether the medium can be taken out.

@@ -29,12 +29,14 @@ pub enum UnitAttention {
     MicrocodeChanged,
     InquiryDataChanged,
     ModeParametersChanged,
+    TimestampChanged,
+    DeviceIdentifierChanged,
     CapacityChanged,
     ReportedLunsChanged,
 }
 
 impl UnitAttention {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::PowerOn,
         Self::TargetReset,
         Self::LogicalUnitReset,
@@ -44,6 +46,8 @@ impl UnitAttention {
         Self::MicrocodeChanged,
         Self::InquiryDataChanged,
         Self::ModeParametersChanged,
+        Self::TimestampChanged,
+        Self::DeviceIdentifierChanged,
         Self::CapacityChanged,
         Self::ReportedLunsChanged,
     ];
@@ -64,6 +68,8 @@ impl UnitAttention {
             Self::MicrocodeChanged => AdditionalSense::new(0x3f, 0x01),
             Self::InquiryDataChanged => AdditionalSense::new(0x3f, 0x03),
             Self::ModeParametersChanged => AdditionalSense::new(0x2a, 0x01),
+            Self::TimestampChanged => AdditionalSense::new(0x2a, 0x10),
+            Self::DeviceIdentifierChanged => AdditionalSense::new(0x3f, 0x05),
             Self::CapacityChanged => AdditionalSense::new(0x2a, 0x09),
             Self::ReportedLunsChanged => AdditionalSense::new(0x3f, 0x0e),
         }

@@ -69,6 +69,7 @@ pub(crate) fn config() -> Config {
         daemon: iiblockdaemon::config::Daemon {
             state_dir: PathBuf::new(),
             shutdown_timeout: Duration::ZERO,
+            management_url: None,
         },
         cores: Cores {
             list: CoreList::Count(1),

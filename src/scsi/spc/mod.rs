@@ -1,11 +1,18 @@
 //! Primary commands (SPC-4), one file each.
 
+pub mod diagnostic;
+pub mod echo_buffer;
+pub mod identifying_information;
 pub mod inquiry;
 pub mod mode_pages;
 pub mod mode_select;
 pub mod mode_sense;
 pub mod report_luns;
 pub mod report_supported_operation_codes;
+pub mod report_supported_task_management_functions;
 pub mod request_sense;
+pub mod setting;
 pub mod test_unit_ready;
+pub mod timestamp;
 pub mod vpd;
+pub mod vpd_target;

@@ -6,25 +6,29 @@
 //! number; and the port and target that it was asked through.
 
 use super::inquiry::{BLOCK_DEVICE, NOTHING, put_padded};
+use super::vpd_target;
 use crate::scsi::nexus::Nexus;
 use crate::scsi::parameter::ParameterData;
 use crate::scsi::sbc::compare_and_write::MAX_COMPARE_AND_WRITE_BLOCKS;
 use crate::scsi::sbc::unmap::{MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTORS};
 use crate::scsi::sbc::write_atomic;
 use crate::scsi::sbc::write_same::MAX_WRITE_SAME_BYTES;
-use crate::scsi::sense::Sense;
+use crate::scsi::sense::{SENSE_BYTES_MAX, Sense};
 use crate::scsi::task::{Context, MAX_TRANSFER_BYTES};
-use crate::scsi::unit::{LogicalUnit, PRODUCT_CHARS_MAX, VENDOR};
+use crate::scsi::unit::{LogicalUnit, PRODUCT_CHARS_MAX, PortIdentity, VENDOR};
 
 /// Transfer size that we serve best, in bytes; VPD B0h reports it in blocks.
 const OPTIMAL_TRANSFER_BYTES: u32 = 256 * 1024;
 
 /// Pages with their codes, ascending; page 00h lists them.
-const PAGES: [(u8, Page); 7] = [
+const PAGES: [(u8, Page); 10] = [
     (0x00, supported_pages),
     (0x80, unit_serial_number),
     (0x83, device_identification),
+    (0x85, vpd_target::management_network_addresses),
     (0x86, extended_inquiry),
+    (0x87, vpd_target::mode_page_policy),
+    (0x88, vpd_target::scsi_ports),
     (0xb0, block_limits),
     (0xb1, block_device_characteristics),
     (0xb2, logical_block_provisioning),
@@ -113,8 +117,17 @@ fn device_identification(data: &mut ParameterData, unit: &LogicalUnit, i_t: &Nex
         data.put_be16(0);
         data.put_be16(port.portal_group_tag());
     });
-    // RFC 7143 §4.4.1, SCSI port name: the target port's name is the target's, ",t,0x" and the
-    // portal group tag.
+    port_name(data, port);
+    let name = port.target_name().as_bytes();
+    designator(data, ISCSI | UTF_8, TARGET | SCSI_NAME, |data| {
+        data.put(name);
+        terminate(data, name.len());
+    });
+}
+
+/// The designation descriptor of a target port's name (RFC 7143 §4.4.1, SCSI port name): the
+/// target's name, ",t,0x" and the portal group tag.
+pub(super) fn port_name(data: &mut ParameterData, port: &PortIdentity) {
     let name = port.target_name().as_bytes();
     designator(data, ISCSI | UTF_8, PORT | SCSI_NAME, |data| {
         data.put(name);
@@ -124,10 +137,6 @@ fn device_identification(data: &mut ParameterData, unit: &LogicalUnit, i_t: &Nex
             data.put_u8(b"0123456789abcdef"[usize::from(digit)]);
         }
         terminate(data, name.len() + 9);
-    });
-    designator(data, ISCSI | UTF_8, TARGET | SCSI_NAME, |data| {
-        data.put(name);
-        terminate(data, name.len());
     });
 }
 
@@ -146,16 +155,22 @@ fn designator(
 
 /// SPC-4, SCSI name string designator: a SCSI name string ends with one to four zero bytes, so that
 /// its length is a multiple of four.
-fn terminate(data: &mut ParameterData, name_bytes: usize) {
+pub(super) fn terminate(data: &mut ParameterData, name_bytes: usize) {
     data.put_zeroes(4 - name_bytes % 4);
 }
+
+/// LUICLR: the condition that the reported LUNs changed is cleared for the nexus at every LUN.
+const LUICLR: u8 = 1;
 
 /// SPC-4, Extended INQUIRY Data page.
 fn extended_inquiry(data: &mut ParameterData, unit: &LogicalUnit, _i_t: &Nexus) {
     data.put_u8(0); // SPT and GRD_CHK…: no protection information
     data.put_u8(0x07); // HEADSUP, ORDSUP, SIMPSUP
     data.put_u8(u8::from(unit.info().write_cache)); // V_SUP
-    data.put_zeroes(57);
+    data.put_u8(LUICLR);
+    data.put_zeroes(5); // no vendor specific activation, no extended self-test
+    data.put_u8(u8::try_from(SENSE_BYTES_MAX).expect("sense data are short"));
+    data.put_zeroes(50);
 }
 
 /// SBC-3, Block Limits page; all lengths in logical blocks.
@@ -231,7 +246,12 @@ mod tests {
     fn supported_pages_are_ascending_and_each_can_be_read() {
         let mut bench = Bench::new(8);
         let list = read_page(&mut bench, 0);
-        assert_eq!(list, [0, 0, 0, 7, 0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2]);
+        assert_eq!(
+            list,
+            [
+                0, 0, 0, 10, 0, 0x80, 0x83, 0x85, 0x86, 0x87, 0x88, 0xb0, 0xb1, 0xb2
+            ]
+        );
         for code in &list[4..] {
             let page = read_page(&mut bench, *code);
             let follow = usize::from(u16::from_be_bytes([page[2], page[3]]));
@@ -293,6 +313,7 @@ mod tests {
             (page.len(), &page[..7]),
             (64, &[0, 0x86, 0, 60, 0, 7, 1][..])
         );
+        assert_eq!((page[7], page[13]), (1, 32));
     }
 
     #[test]
