@@ -343,7 +343,11 @@ impl Daemon {
                 pool_bytes: config.memory.pool_bytes_per_core,
                 pages: build::pages(config.memory.pages),
                 nodes: Arc::clone(nodes),
-                units: units.replicas.clone(),
+                units: units
+                    .replicas
+                    .iter()
+                    .map(|unit| unit.replica(core))
+                    .collect(),
                 backings: units.backings.clone(),
                 backend: backend::Options {
                     units: u16::try_from(units.replicas.len())

@@ -99,6 +99,7 @@ pub(super) fn units(config: &Config, state: &StateDir, hooks: &Hooks) -> Result<
     let management_url = config.daemon.management_url.as_deref().map(Arc::from);
     for replica in &mut units.replicas {
         replica.set_management_url(management_url.clone());
+        replica.count_on(config.cores.list.count());
     }
     Ok(units)
 }

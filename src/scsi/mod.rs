@@ -14,6 +14,7 @@
 //! SUPPORTED OPERATION CODES all come from that row.
 #![forbid(unsafe_code)]
 
+pub mod activity;
 pub mod cdb;
 pub mod change;
 pub mod lun;

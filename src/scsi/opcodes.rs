@@ -306,6 +306,8 @@ static TABLE: &[Opcode] = &[
         Out, LONG, Unit(sbc::write_same::start)).with_gates(Gates::WRITES),
     Opcode::new("UNMAP", &[0x42, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
         Out, LONG, Unit(sbc::unmap::start)).with_gates(Gates::WRITES.union(Gates::NEEDS_UNMAP)),
+    Opcode::new("LOG SENSE", &[0x4d, 0, 0xff, 0xff, 0, 0xff, 0xff, 0xff, 0xff, 0],
+        In, QUICK, Unit(spc::log_sense::start)).with_gates(Gates::PASSES_NOT_READY),
     Opcode::new("MODE SELECT (10)", &[0x55, 0x11, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
         Out, LONG, Unit(spc::mode_select::start_10)).with_gates(SETTINGS),
     Opcode::new("MODE SENSE (10)", &[0x5a, 0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0],

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use arrayvec::ArrayString;
 use thiserror::Error;
 
+use super::activity::Activity;
 use super::change::NonVolatile;
 use super::sbc::prevent_allow_medium_removal::Medium;
 use super::sense::{AdditionalSense, Sense, SenseFormat, SenseKey};
@@ -164,6 +165,7 @@ pub struct LogicalUnit {
     pub(super) timestamp_ahead_ms: Option<u64>,
     pub(super) echo: Option<Arc<Echo>>,
     management_url: Option<Arc<str>>,
+    activity: Activity,
     pub(super) kept: NonVolatile,
 }
 
@@ -186,6 +188,7 @@ impl LogicalUnit {
             timestamp_ahead_ms: None,
             echo: None,
             management_url: None,
+            activity: Activity::new(1),
             kept: NonVolatile::default(),
         };
         unit.set_mode(unit.mode_default());
@@ -347,6 +350,23 @@ impl LogicalUnit {
 
     pub fn management_url(&self) -> Option<&str> {
         self.management_url.as_deref()
+    }
+
+    /// Gives each of so many cores counters of its own; called before the unit serves anybody.
+    pub fn count_on(&mut self, cores: usize) {
+        self.activity = Activity::new(cores);
+    }
+
+    /// The replica of `core`.
+    pub fn replica(&self, core: usize) -> Self {
+        Self {
+            activity: self.activity.on(core),
+            ..self.clone()
+        }
+    }
+
+    pub(super) fn activity(&self) -> &Activity {
+        &self.activity
     }
 
     /// Whether the medium can be taken out.

@@ -40,6 +40,7 @@ fn begin(call: &UnitCall<'_>, extent: Extent, force_unit_access: bool) -> Begin 
     if blocks == 0 {
         return Task::good(transfer);
     }
+    unit.activity().count_read(blocks);
     let read = Read {
         lba: extent.lba,
         blocks,

@@ -42,9 +42,11 @@ fn begin(call: &UnitCall<'_>, extent: Extent, fua: bool) -> Begin {
     if data_out_bytes == 0 {
         return Task::good(transfer);
     }
+    let blocks = data_out_bytes / unit.block_size();
+    unit.activity().count_write(blocks);
     let write = Write {
         lba: extent.lba,
-        blocks: data_out_bytes / unit.block_size(),
+        blocks,
         fua,
     };
     let step = Step::Collect {

@@ -4,6 +4,7 @@ pub mod diagnostic;
 pub mod echo_buffer;
 pub mod identifying_information;
 pub mod inquiry;
+pub mod log_sense;
 pub mod mode_pages;
 pub mod mode_select;
 pub mod mode_sense;
