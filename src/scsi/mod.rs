@@ -29,6 +29,8 @@ pub mod unit;
 pub mod unit_attention;
 
 #[cfg(test)]
+mod bad_input;
+#[cfg(test)]
 mod testbed;
 
 pub use cdb::Cdb;
