@@ -159,10 +159,17 @@ fn base(row: &Opcode) -> Vec<u8> {
     cdb[0] = row.opcode;
     if row.opcode == 0x7f {
         // ADDITIONAL CDB LENGTH and SERVICE ACTION (SPC-4, variable length CDBs).
-        cdb[7..10].copy_from_slice(&row.usage[7..10]);
+        cdb[7] = 0x18;
+        cdb[8..10].copy_from_slice(&row.usage[8..10]);
+        if row.name.contains("VERIFY") {
+            // Byte by byte.
+            cdb[10] = 0x02;
+        }
         return cdb;
     }
-    cdb[1] = row.service_action.unwrap_or(0);
+    cdb[1] = row
+        .service_action
+        .map_or(0, |action| u8::try_from(action).unwrap());
     match row.opcode {
         // MODE SENSE: all pages
         0x1a | 0x5a => cdb[2] = 0x3f,
@@ -448,6 +455,11 @@ fn allocation_lengths_cut_the_data_and_change_nothing_else() {
         ] {
             let allocation = allocation.min(max);
             let answer = with(allocation);
+            if allocation < 4 && row.name == "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS" {
+                // SPC-4 §6.36: at least four bytes must be asked for.
+                answer.invalid_field(6, None);
+                continue;
+            }
             let expected = usize::try_from(allocation.min(full)).unwrap();
             assert_eq!(
                 answer.transfer,

@@ -134,7 +134,6 @@ fn informational_exceptions(data: &mut ParameterData, _unit: &LogicalUnit) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::scsi::testbed::Bench;
 
     fn log_sense(page: u8, subpage: u8, pointer: u8, length: u8) -> [u8; 10] {
