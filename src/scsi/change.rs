@@ -25,6 +25,9 @@ use super::unit_attention::UnitAttention;
 pub enum Change {
     /// Nothing: answered when all earlier changes are known everywhere.
     Fence,
+    /// Nothing, but every core is asked: answered when each has ended the sessions whose connection
+    /// was gone before, so that what a lost nexus held is let go.
+    Settle,
     /// START STOP UNIT: medium access is allowed (`true`) or answered NOT READY (`false`).
     Started(bool),
     /// PREVENT ALLOW MEDIUM REMOVAL.
@@ -86,6 +89,7 @@ impl Decision {
 /// What every replica of a unit applies.
 #[derive(Clone, Debug)]
 pub enum Update {
+    Nothing,
     Started(bool),
     Prevent {
         by: Arc<Nexus>,
@@ -115,6 +119,7 @@ impl LogicalUnit {
     pub fn decide(&self, change: &Change, by: &Arc<Nexus>) -> Result<Decision, Outcome> {
         Ok(match change {
             Change::Fence => Decision::default(),
+            Change::Settle => Decision::update(Update::Nothing),
             Change::NexusLost if !self.holds_for(by) => Decision::default(),
             Change::NexusLost => Decision::update(Update::NexusLost(Arc::clone(by))),
             Change::Prevent(prevent) => Decision::update(Update::Prevent {
@@ -189,6 +194,7 @@ impl LogicalUnit {
     /// Applies what was decided.
     pub fn apply(&mut self, update: &Update) {
         match update {
+            Update::Nothing => {}
             Update::Started(started) => self.set_started(*started),
             Update::Prevent { by, prevent } => self.medium.set_prevented(by, *prevent),
             Update::Load(load) => {

@@ -24,7 +24,9 @@ use crate::scsi::task::{Begin, Event, Machine, Step, Task, Transfer, UnitCall, w
 /// A START STOP UNIT that is under way.
 #[derive(Debug)]
 pub struct StartStopUnit {
-    /// What is asked for when the cache is flushed; `None`: that was all.
+    /// Who prevented the removal and is gone no longer counts: his end is waited for first.
+    settle: bool,
+    /// What is asked for then; `None`: that was all.
     change: Option<Change>,
 }
 
@@ -73,7 +75,8 @@ fn removable(call: &UnitCall<'_>) -> Begin {
 /// SBC-3 START STOP UNIT: unless NO_FLUSH is set, what is cached goes to the medium before the unit
 /// stops.
 fn begin(call: &UnitCall<'_>, flush: bool, change: Option<Change>) -> (Task, Step) {
-    let mut start_stop = StartStopUnit { change };
+    let settle = matches!(change, Some(Change::Load(_)));
+    let mut start_stop = StartStopUnit { settle, change };
     let step = if flush && call.unit.info().write_cache && call.unit.not_ready().is_none() {
         Step::Submit(Operation::Flush)
     } else {
@@ -86,11 +89,10 @@ fn begin(call: &UnitCall<'_>, flush: bool, change: Option<Change>) -> (Task, Ste
 impl StartStopUnit {
     pub(in crate::scsi) fn resume(&mut self, event: &Event) -> Result<Step, Sense> {
         match event {
-            Event::Completed { result: Ok(()), .. } => Ok(self.next()),
+            Event::Completed { result: Ok(()), .. } | Event::Changed(_) => Ok(self.next()),
             Event::Completed {
                 result: Err(error), ..
             } => Err(sense::from_io_error(*error, Access::Write)),
-            Event::Changed(_) => Ok(Step::GOOD),
             Event::Collected { .. } | Event::Streamed(_) | Event::Frozen => {
                 wrong_event("START STOP UNIT", event)
             }
@@ -98,6 +100,9 @@ impl StartStopUnit {
     }
 
     fn next(&mut self) -> Step {
+        if std::mem::take(&mut self.settle) {
+            return Step::Change(Change::Settle);
+        }
         self.change.take().map_or(Step::GOOD, Step::Change)
     }
 }
