@@ -9,7 +9,7 @@
 //! There are no thresholds, nothing is saved, and parameters that changed are not told apart, so
 //! only cumulative values can be asked for. Temperature, start-stop cycles and self-test results
 //! are pages of devices that have them. The time that commands take is not measured: the processing
-//! intervals of page 19h are zero.
+//! and idle intervals of page 19h, which SPC-4 wants there, are zero.
 
 use crate::scsi::parameter::ParameterData;
 use crate::scsi::sense::Sense;
@@ -36,7 +36,11 @@ static PAGES: [LogPage; 4] = [
     LogPage(
         0x19,
         0x00,
-        Content::Parameters(&[LogParameter(0x0001, 0x40, general_statistics)]),
+        Content::Parameters(&[
+            LogParameter(0x0001, 0x40, general_statistics),
+            LogParameter(0x0002, 0x08, idle_time),
+            LogParameter(0x0003, 0x08, time_interval),
+        ]),
     ),
     LogPage(
         0x2f,
@@ -127,6 +131,18 @@ fn general_statistics(data: &mut ParameterData, unit: &LogicalUnit) {
     data.put_zeroes(32); // processing intervals and weights
 }
 
+/// SPC-4, Idle Time log parameter.
+fn idle_time(data: &mut ParameterData, _unit: &LogicalUnit) {
+    data.put_be64(0);
+}
+
+/// SPC-4, Time Interval log parameter: what an interval would be, as an integer and the negative
+/// exponent of ten that it is multiplied by.
+fn time_interval(data: &mut ParameterData, _unit: &LogicalUnit) {
+    data.put_be32(3);
+    data.put_be32(1);
+}
+
 /// SPC-4, Informational Exceptions General log parameter.
 fn informational_exceptions(data: &mut ParameterData, _unit: &LogicalUnit) {
     data.put(&[0, 0, TEMPERATURE_UNKNOWN, 0]);
@@ -171,10 +187,12 @@ mod tests {
             .write(&[0x2a, 0, 0, 0, 0, 0, 0, 0, 3, 0], &[1; 3 * 512])
             .good();
         let data = bench.read(&log_sense(0x19, 0, 0, 255), 255).good();
-        assert_eq!(data[..8], [0x99, 0, 0, 68, 0, 1, 3, 0x40]);
+        assert_eq!(data[..8], [0x99, 0, 0, 92, 0, 1, 3, 0x40]);
         let field = |at: usize| u64::from_be_bytes(*data[8 + 8 * at..].first_chunk().unwrap());
         assert_eq!([field(0), field(1), field(2), field(3)], [2, 1, 3, 8]);
-        assert_eq!(data[40..], [0; 32]);
+        assert_eq!(data[40..72], [0; 32]);
+        assert_eq!(data[72..84], [0, 2, 3, 8, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(data[84..], [0, 3, 3, 8, 0, 0, 0, 3, 0, 0, 0, 1]);
     }
 
     #[test]
@@ -188,9 +206,11 @@ mod tests {
         let mut bench = Bench::new(8);
         assert_eq!(
             bench.read(&log_sense(0x19, 0, 1, 255), 255).good().len(),
-            72
+            96
         );
-        for (page, pointer) in [(0x19, 2), (0x2f, 1), (0x00, 1)] {
+        let from_2 = bench.read(&log_sense(0x19, 0, 2, 255), 255).good();
+        assert_eq!((from_2.len(), &from_2[4..6]), (28, &[0, 2][..]));
+        for (page, pointer) in [(0x19, 4), (0x2f, 1), (0x00, 1)] {
             bench
                 .read(&log_sense(page, 0, pointer, 255), 255)
                 .invalid_field(5, None);
@@ -220,9 +240,9 @@ mod tests {
     fn pages_are_cut_to_the_allocation_length() {
         let mut bench = Bench::new(8);
         let whole = bench.read(&log_sense(0x19, 0, 0, 255), 255).good();
-        for length in [0, 1, 3, 4, 71, 72, 73] {
+        for length in [0, 1, 3, 4, 95, 96, 97] {
             let data = bench.read(&log_sense(0x19, 0, 0, length), 255).good();
-            assert_eq!(data, whole[..usize::from(length).min(72)]);
+            assert_eq!(data, whole[..usize::from(length).min(96)]);
         }
     }
 }
