@@ -45,6 +45,19 @@ pub enum StateError {
          for new disks", path.display()
     )]
     Damaged { path: PathBuf },
+    #[error(
+        "{}: damaged; it says who may write to the logical unit, so the unit is not served without \
+         it\n  help: restore the file from a backup, or from its .prev if no reservation was \
+         changed since that was written; removing the file serves the unit without the \
+         reservations and settings that were kept of it", path.display()
+    )]
+    DamagedUnit { path: PathBuf },
+    #[error(
+        "{}: has version {version}, which this version of the daemon does not know\n  help: run \
+         the version that has written it; removing the file serves the unit without the \
+         reservations and settings that were kept of it", path.display()
+    )]
+    UnitVersion { path: PathBuf, version: u32 },
     #[error("the system gave no random bits: {0}")]
     Random(getrandom::Error),
 }

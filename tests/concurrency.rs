@@ -6,7 +6,8 @@
 //!
 //! `aborts` and `resets`: task management. `task_sets`: the order of tasks. `reinstatement`: logins
 //! that supersede. `endings`: logout and the stop of the daemon. `freeze`: COMPARE AND WRITE
-//! against all others. `replicas`: what every core must know of a unit. `acts`: what all of them do.
+//! against all others. `replicas`: what every core must know of a unit.
+//! `reservations`: who may write. `acts`: what all of them do.
 
 #![expect(
     clippy::tests_outside_test_module,
@@ -25,6 +26,8 @@ mod freeze;
 mod reinstatement;
 #[path = "concurrency/replicas.rs"]
 mod replicas;
+#[path = "concurrency/reservations.rs"]
+mod reservations;
 #[path = "concurrency/resets.rs"]
 mod resets;
 #[path = "common/served.rs"]

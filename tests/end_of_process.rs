@@ -1,5 +1,5 @@
 //! What may end the process and what may not: a panic in a data core does, so that a supervisor
-//! starts it afresh; the signal of a file size limit does not.
+//! starts it afresh; the signal of a file size limit does not. And what a kill must not take.
 
 #![expect(
     clippy::tests_outside_test_module,
@@ -14,7 +14,7 @@ mod served;
 
 use iiblockdaemon::backend::Faults;
 use iiblockdaemon::daemon::Hooks;
-use iiblockdaemon::testing::tcp::{Failure, TcpInitiator, write_16};
+use iiblockdaemon::testing::tcp::{Failure, TcpInitiator, read_16, write_16};
 use iiblockdaemon::testing::{Config, DataOut, Direction, Scsi};
 use served::{
     Served, TARGET, TIMEOUT, TOML_CHAP, TOML_MEMORY, chap, faulty, folder, login, toml_head,
@@ -23,6 +23,7 @@ use served::{
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -88,26 +89,10 @@ impl Drop for Running {
     }
 }
 
-#[test]
-fn a_file_size_limit_is_an_error_and_no_death() {
-    let dir = folder();
-    let disk = dir.path().join("disk.img");
-    std::fs::File::create(&disk)
-        .and_then(|file| file.set_len(4 << 20))
-        .expect("a disk image");
-    // 1 MiB in blocks of 512 bytes (dash and POSIX) or of 1024 (bash): below the 4 MiB of the disk.
-    let child = Command::new("sh")
-        .args(["-c", "ulimit -f 2048 && exec \"$@\"", "sh"])
-        .arg(env!("CARGO_BIN_EXE_iiblockdaemon"))
-        .args(["--listen", "127.0.0.1:0", "--state-dir"])
-        .arg(dir.path().join("state"))
-        .arg("--disk")
-        .arg(&disk)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("a shell");
-    let mut running = Running(child);
+/// Starts the program and reads where it listens.
+fn listening(command: &mut Command) -> (Running, SocketAddr) {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let mut running = Running(child.expect("the program starts"));
     let stdout = running.0.stdout.take().expect("a pipe");
     let address = BufReader::new(stdout)
         .lines()
@@ -121,6 +106,26 @@ fn a_file_size_limit_is_an_error_and_no_death() {
             address.parse().ok()
         })
         .expect("it says where it listens");
+    (running, address)
+}
+
+#[test]
+fn a_file_size_limit_is_an_error_and_no_death() {
+    let dir = folder();
+    let disk = dir.path().join("disk.img");
+    std::fs::File::create(&disk)
+        .and_then(|file| file.set_len(4 << 20))
+        .expect("a disk image");
+    // 1 MiB in blocks of 512 bytes (dash and POSIX) or of 1024 (bash): below the 4 MiB of the disk.
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -f 2048 && exec \"$@\"", "sh"])
+        .arg(env!("CARGO_BIN_EXE_iiblockdaemon"))
+        .args(["--listen", "127.0.0.1:0", "--state-dir"])
+        .arg(dir.path().join("state"))
+        .arg("--disk")
+        .arg(&disk);
+    let (mut running, address) = listening(&mut command);
     let mut it = TcpInitiator::connect(address, login(), TIMEOUT).expect("a login");
     it.clear_unit_attentions(0).expect("it is ready");
     it.write_blocks(0, 0, &[1; 4096], 512)
@@ -135,6 +140,74 @@ fn a_file_size_limit_is_an_error_and_no_death() {
     assert_eq!(outcome.sense_code(), Some((0x07, 0x27, 0x07)));
     assert_eq!(it.read_blocks(0, 0, 8, 512).expect("it lives"), [1; 4096]);
     assert!(running.0.try_wait().expect("a child").is_none());
+}
+
+/// The program on one disk in `dir`, and where it listens.
+fn serve(dir: &Path) -> (Running, SocketAddr) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_iiblockdaemon"));
+    command.args(["--listen", "127.0.0.1:0", "--size", "4MiB", "--state-dir"]);
+    listening(command.arg(dir.join("state")))
+}
+
+/// PERSISTENT RESERVE OUT with APTPL where the action has it.
+fn reserve_out(it: &mut TcpInitiator, action: u8, kind: u8, key: u64, new_key: u64) -> u8 {
+    let mut list = vec![0; 24];
+    list[..8].copy_from_slice(&key.to_be_bytes());
+    list[8..16].copy_from_slice(&new_key.to_be_bytes());
+    list[20] = 1;
+    let cdb = [0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0];
+    let command = Scsi::new(0, &cdb, Direction::Out(DataOut::new(list)));
+    it.execute(command).expect("an answer").status
+}
+
+/// SPC-4 §5.9.5: with APTPL what was acknowledged holds after a kill at any moment.
+#[test]
+fn reservations_with_aptpl_survive_kill_9() {
+    const EXCLUSIVE_ACCESS: u8 = 3;
+    const CONFLICT: u8 = 0x18;
+    let dir = folder();
+    for round in 1..=5 {
+        let (mut running, address) = serve(dir.path());
+        let mut owner = session(address, 1).expect("a login");
+        if round == 1 {
+            assert_eq!(reserve_out(&mut owner, 0, 0, 0, round), 0);
+            assert_eq!(reserve_out(&mut owner, 1, EXCLUSIVE_ACCESS, round, 0), 0);
+        } else {
+            assert_eq!(
+                reserve_out(&mut owner, 0, 0, round - 1, round),
+                0,
+                "the last key holds"
+            );
+        }
+        owner
+            .write_blocks(0, 0, &[1; 512], 512)
+            .expect("its own disk");
+        let mut stranger = session(address, 2).expect("a login");
+        let read = Scsi::new(0, &read_16(0, 1), Direction::In(512));
+        assert_eq!(stranger.execute(read).expect("an answer").status, CONFLICT);
+        running.0.kill().expect("it runs");
+        running.0.wait().expect("it was running");
+    }
+    // Without what was kept the unit is not served at all.
+    let mut states = std::fs::read_dir(dir.path().join("state")).expect("the state directory");
+    let file = states
+        .find_map(|entry| {
+            let path = entry.ok()?.path();
+            let name = path.file_name()?.to_str()?;
+            (name.starts_with("unit-") && name.ends_with(".json")).then_some(path)
+        })
+        .expect("a file for the unit");
+    let whole = std::fs::read(&file).expect("it can be read");
+    std::fs::write(&file, &whole[..whole.len() / 2]).expect("it can be cut");
+    let output = Command::new(env!("CARGO_BIN_EXE_iiblockdaemon"))
+        .args(["--listen", "127.0.0.1:0", "--state-dir"])
+        .arg(dir.path().join("state"))
+        .output()
+        .expect("the program starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let named = said.contains(file.to_str().expect("UTF-8"));
+    assert!(named && said.contains("help:"), "{said}");
 }
 
 /// A panic in the login of one connection closes that connection and is told; sessions on the same

@@ -26,7 +26,16 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("net", &["port::*", "mem::*"]),
     ("backend", &["mem::*"]),
     // Everything around the data path.
-    ("state", &["config::LogicalUnit"]),
+    (
+        "state",
+        &[
+            "config::LogicalUnit",
+            "scsi::NonVolatile",
+            "scsi::reservations",
+            "scsi::spc",
+            "scsi::PortIdentity",
+        ],
+    ),
     ("log", &[]),
     ("config", &["state::*", "iscsi::names", "iscsi::auth"]),
     (

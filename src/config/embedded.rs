@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::file::{default_cores, default_limits, default_memory};
 use super::model::{
     Auth, Backend, Config, Cores, Daemon, DigestPolicy, Engine, LogicalUnit, LunMap,
-    MAX_CONNECTIONS_DEFAULT, Placement, Poll, Portal, PortalGroup, Target,
+    MAX_CONNECTIONS_DEFAULT, Placement, Poll, Portal, PortalGroup, ReservationMatching, Target,
 };
 use super::units::ISCSI_PORT;
 use crate::iscsi::names::IscsiName;
@@ -59,6 +59,7 @@ impl Config {
                 write_cache: true,
                 removable: false,
                 serial: None,
+                reservations: ReservationMatching::Port,
                 backend: image(state_dir.join("disk0.img")),
             }],
             targets: vec![Target {

@@ -160,7 +160,19 @@ pub struct LogicalUnit {
     /// Unit serial number: 1 to 36 printable ASCII characters. `None`: the one that was generated
     /// for this unit and is kept in the state directory.
     pub serial: Option<String>,
+    /// Who is the same registrant of a persistent reservation.
+    pub reservations: ReservationMatching,
     pub backend: Backend,
+}
+
+/// Whether the ISID is a part of who holds a persistent reservation (SPC-4; RFC 7143 §4.4.3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ReservationMatching {
+    /// The initiator port: name and ISID.
+    #[default]
+    Port,
+    /// The initiator's name alone.
+    Name,
 }
 
 /// What holds the blocks of a logical unit. Sizes are in bytes, whole numbers of logical blocks.

@@ -89,7 +89,7 @@ fn a_short_file_gets_every_default() {
     let unit = &config.logical_units[0];
     assert_eq!((unit.block_size, unit.physical_block_size), (512, 4096));
     assert!(unit.write_cache && !unit.read_only && unit.serial.is_none());
-    assert!(!unit.removable);
+    assert!(!unit.removable && unit.reservations == ReservationMatching::Port);
     assert_eq!(unit.backend, Backend::Memory { size: 1 << 20 });
     let target = &config.targets[0];
     assert_eq!(
@@ -154,6 +154,7 @@ backend = { type = "file", path = "a.img", size = 8192, engine = "sync", direct 
 [[logical_unit]]
 name = "b"
 physical_block_size = 512
+reservations = "name"
 backend = { type = "block", path = "/dev/iiblockdaemon-test", engine = "io_uring" }
 [[target]]
 name = "IQN.2026-11.io.iiblockdaemon:A"
@@ -483,6 +484,11 @@ fn logical_units_and_their_backends() {
         "backend = ",
         "block_size = 4096\nphysical_block_size = 512\nbackend = ",
         "8:1 physical_block_size 512 is below block_size 4096",
+    );
+    one(
+        "backend = ",
+        "reservations = \"nam\"\nbackend = ",
+        "7:16 reservations cannot be \"nam\" | did you mean \"name\"?",
     );
     one(
         "backend = ",

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 
-use super::model::{Backend, Engine, LogicalUnit, Portal, PortalGroup};
+use super::model::{Backend, Engine, LogicalUnit, Portal, PortalGroup, ReservationMatching};
 use super::reader::{At, Section};
 use super::report::{Finding, Span};
 use super::suggest::nearest;
@@ -159,6 +159,9 @@ pub(super) fn read_logical_units(root: &mut Section<'_>, state_dir: &Path) -> Ve
         let serial = read_serial(&mut section, &mut serials);
         let read_only = section.boolean("read_only").unwrap_or(false);
         let write_cache = section.boolean("write_cache").unwrap_or(true);
+        let reservations = section
+            .choice("reservations", &MATCHINGS)
+            .map_or(ReservationMatching::Port, |matching| matching.value);
         let removable = section.boolean("removable").unwrap_or(false);
         let backend = match section.table("backend", "the backend") {
             Some(backend) => read_backend(backend, block_size, state_dir, &mut paths),
@@ -184,6 +187,7 @@ pub(super) fn read_logical_units(root: &mut Section<'_>, state_dir: &Path) -> Ve
                 write_cache,
                 removable,
                 serial,
+                reservations,
                 backend: backend.unwrap_or(Backend::Null { size: 0 }),
             };
             units.push(At {
@@ -298,6 +302,10 @@ const KINDS: [(&str, Kind); 4] = [
     ("block", Kind::Block),
     ("memory", Kind::Memory),
     ("null", Kind::Null),
+];
+const MATCHINGS: [(&str, ReservationMatching); 2] = [
+    ("port", ReservationMatching::Port),
+    ("name", ReservationMatching::Name),
 ];
 const ENGINES: [(&str, Engine); 3] = [
     ("auto", Engine::Auto),

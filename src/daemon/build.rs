@@ -12,6 +12,7 @@ use crate::iscsi::auth::{AuthPolicy, ChapPolicy, Credentials, Secret};
 use crate::iscsi::node::{Availability, DigestPolicy, LunMapping, Nodes, PortalGroup, TargetNode};
 use crate::mem::Pages;
 use crate::net::Listener;
+use crate::scsi::reservations::Matching;
 use crate::scsi::{Identity, LogicalUnit, NotReadyReason};
 use crate::state::StateDir;
 
@@ -113,6 +114,11 @@ fn restore(
     let kept = state
         .unit(replica.identity().uuid())
         .map_err(|error| StartError::new(format!("logical_unit \"{}\": {error}", unit.name)))?;
+    let matching = match unit.reservations {
+        config::ReservationMatching::Port => Matching::Port,
+        config::ReservationMatching::Name => Matching::Name,
+    };
+    replica.match_registrants_by(matching);
     replica.restore(kept);
     if unit.removable {
         replica.make_removable();

@@ -13,6 +13,7 @@
 use std::sync::Arc;
 
 use super::nexus::{Nexus, Whom};
+use super::reservations::{Persistent, Request, Reservations};
 use super::spc::echo_buffer::Echo;
 use super::spc::mode_pages::ModeParameters;
 use super::spc::mode_select::ModeSelection;
@@ -44,6 +45,8 @@ pub enum Change {
     Echo(Box<[u8]>),
     /// The unit was reset: what does not survive that is undone (SAM-5 §6.3.2).
     Reset,
+    /// PERSISTENT RESERVE OUT, RESERVE or RELEASE.
+    Reservation(Box<Request>),
     /// The asking nexus is gone: what belonged to it alone is undone (SAM-5 §6.3.4).
     NexusLost,
 }
@@ -91,6 +94,7 @@ impl Decision {
 pub enum Update {
     Nothing,
     Started(bool),
+    Reservations(Arc<Reservations>),
     Prevent {
         by: Arc<Nexus>,
         prevent: bool,
@@ -120,6 +124,7 @@ impl LogicalUnit {
         Ok(match change {
             Change::Fence => Decision::default(),
             Change::Settle => Decision::update(Update::Nothing),
+            Change::Reservation(request) => self.reservations().decide(request, by)?,
             Change::NexusLost if !self.holds_for(by) => Decision::default(),
             Change::NexusLost => Decision::update(Update::NexusLost(Arc::clone(by))),
             Change::Prevent(prevent) => Decision::update(Update::Prevent {
@@ -187,8 +192,11 @@ impl LogicalUnit {
 
     /// Whether there is anything that a [`Change::NexusLost`] of this nexus would undo.
     pub fn holds_for(&self, i_t: &Nexus) -> bool {
+        let reserved_by = self.reservations().reserved_by();
         let echo = self.echo.as_ref();
-        self.medium.is_prevented_by(i_t) || echo.is_some_and(|echo| *echo.by == *i_t)
+        reserved_by.is_some_and(|holder| **holder == *i_t)
+            || self.medium.is_prevented_by(i_t)
+            || echo.is_some_and(|echo| *echo.by == *i_t)
     }
 
     /// Applies what was decided.
@@ -196,6 +204,7 @@ impl LogicalUnit {
         match update {
             Update::Nothing => {}
             Update::Started(started) => self.set_started(*started),
+            Update::Reservations(next) => self.set_reservations(Arc::clone(next)),
             Update::Prevent { by, prevent } => self.medium.set_prevented(by, *prevent),
             Update::Load(load) => {
                 self.medium.ejected = !load;
@@ -208,6 +217,10 @@ impl LogicalUnit {
             Update::NexusLost(gone) => {
                 self.medium.set_prevented(gone, false);
                 self.echo.take_if(|echo| echo.by == *gone);
+                // SPC-2 §5.5.1: a nexus takes what it has reserved by RESERVE with it.
+                if let Some(next) = self.reservations().without_reserve_of(gone) {
+                    self.set_reservations(Arc::new(next));
+                }
             }
             Update::Mode { current, saved } => {
                 if *saved {
@@ -222,6 +235,10 @@ impl LogicalUnit {
                 self.medium.allow_all();
                 self.echo = None;
                 self.set_mode(self.mode_saved());
+                // SPC-2 §5.5.1: RESERVE ends too; persistent reservations stay.
+                if let Some(next) = self.reservations().without_reserve() {
+                    self.set_reservations(Arc::new(next));
+                }
             }
         }
     }
@@ -238,4 +255,6 @@ pub struct NonVolatile {
     pub mode: Option<ModeParameters>,
     /// What SET IDENTIFYING INFORMATION has left, at most [`IDENTIFYING_BYTES_MAX`] bytes.
     pub identifying_information: Vec<u8>,
+    /// Persistent reservations, where APTPL has them persist.
+    pub reservations: Persistent,
 }

@@ -21,6 +21,7 @@ pub mod lun;
 pub mod nexus;
 pub mod opcodes;
 pub mod parameter;
+pub mod reservations;
 pub mod sbc;
 pub mod sense;
 pub mod spc;

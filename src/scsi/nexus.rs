@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use arrayvec::ArrayString;
 
+use super::reservations::Registrant;
 use super::unit::{LogicalUnit, PortIdentity};
 use super::unit_attention::{NexusUnit, UnitAttention};
 use crate::backend::UnitIndex;
 
 /// Longest iSCSI name in bytes (RFC 7143 §4.2.7.1).
-const INITIATOR_NAME_BYTES_MAX: usize = 223;
+pub const INITIATOR_NAME_BYTES_MAX: usize = 223;
 
 /// A SCSI initiator port: the initiator's name and the ISID of its session (RFC 7143 §4.4.1).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -93,6 +94,11 @@ pub enum Whom {
     Nobody,
     Everyone,
     EveryoneBut(Arc<Nexus>),
+    /// Registered nexuses, whether they are logged in or not.
+    Registrants {
+        who: Arc<[Registrant]>,
+        but: Option<Arc<Nexus>>,
+    },
 }
 
 impl Whom {
@@ -101,6 +107,10 @@ impl Whom {
             Self::Nobody => false,
             Self::Everyone => true,
             Self::EveryoneBut(one) => **one != *nexus,
+            Self::Registrants { who, but } => {
+                but.as_ref().is_none_or(|one| **one != *nexus)
+                    && who.iter().any(|registrant| registrant.is(nexus))
+            }
         }
     }
 }

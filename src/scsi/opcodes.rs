@@ -13,6 +13,7 @@
 use bitflags::bitflags;
 
 use super::cdb::{CDB_BYTES_BASIC, CDB_BYTES_MAX, Cdb};
+use super::reservations::access::{self, Access};
 use super::sense::Sense;
 use super::task::{Begin, Command, Context, UnitCall};
 use super::unit::LogicalUnit;
@@ -91,6 +92,8 @@ pub struct Opcode {
     pub direction: Direction,
     pub gates: Gates,
     pub timeouts: Timeouts,
+    /// What reservations may deny to other nexuses.
+    pub access: Access,
     allowed: u128,
     /// Bits of the bytes from the 17th on that may be set.
     allowed_extended: u128,
@@ -113,6 +116,7 @@ impl Opcode {
             direction,
             gates: Gates::empty(),
             timeouts,
+            access: access::needed(usage[0], 0),
             allowed: allowed_bits(usage, 0, 0),
             allowed_extended: 0,
             handler,
@@ -124,6 +128,7 @@ impl Opcode {
         let allowed = allowed_bits(self.usage, 0, 0x1f);
         Self {
             service_action: Some((self.usage[1] & 0x1f) as u16),
+            access: access::needed(self.opcode, (self.usage[1] & 0x1f) as u16),
             allowed,
             ..self
         }
@@ -135,6 +140,10 @@ impl Opcode {
         assert!(self.opcode == VARIABLE_LENGTH && self.usage.len() == CDB_BYTES_MAX);
         Self {
             service_action: Some(u16::from_be_bytes([self.usage[8], self.usage[9]])),
+            access: access::needed(
+                self.opcode,
+                u16::from_be_bytes([self.usage[8], self.usage[9]]),
+            ),
             allowed_extended: allowed_bits(self.usage, CDB_BYTES_BASIC, 0),
             ..self
         }
@@ -270,6 +279,10 @@ static TABLE: &[Opcode] = &[
         In, QUICK, Target(spc::inquiry::start)).with_gates(ANYTIME),
     Opcode::new("MODE SELECT (6)", &[0x15, 0x11, 0, 0, 0xff, 0],
         Out, LONG, Unit(spc::mode_select::start_6)).with_gates(SETTINGS),
+    Opcode::new("RESERVE (6)", &[0x16, 0, 0, 0, 0, 0],
+        NoData, QUICK, Unit(spc::reserve::start_reserve)).with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("RELEASE (6)", &[0x17, 0, 0, 0, 0, 0],
+        NoData, QUICK, Unit(spc::reserve::start_release)).with_gates(Gates::PASSES_NOT_READY),
     Opcode::new("MODE SENSE (6)", &[0x1a, 0x08, 0xff, 0xff, 0xff, 0],
         In, QUICK, Unit(spc::mode_sense::start_6)).with_gates(Gates::PASSES_NOT_READY),
     Opcode::new("START STOP UNIT", &[0x1b, 0x01, 0, 0x0f, 0xf7, 0],
@@ -310,8 +323,60 @@ static TABLE: &[Opcode] = &[
         In, QUICK, Unit(spc::log_sense::start)).with_gates(Gates::PASSES_NOT_READY),
     Opcode::new("MODE SELECT (10)", &[0x55, 0x11, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
         Out, LONG, Unit(spc::mode_select::start_10)).with_gates(SETTINGS),
+    Opcode::new("RESERVE (10)", &[0x56, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        NoData, QUICK, Unit(spc::reserve::start_reserve)).with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("RELEASE (10)", &[0x57, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        NoData, QUICK, Unit(spc::reserve::start_release)).with_gates(Gates::PASSES_NOT_READY),
     Opcode::new("MODE SENSE (10)", &[0x5a, 0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0],
         In, QUICK, Unit(spc::mode_sense::start_10)).with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("PERSISTENT RESERVE IN, READ KEYS",
+        &[0x5e, 0x00, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
+        In, QUICK, Unit(spc::persistent_reserve_in::start))
+        .with_service_action().with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("PERSISTENT RESERVE IN, READ RESERVATION",
+        &[0x5e, 0x01, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
+        In, QUICK, Unit(spc::persistent_reserve_in::start))
+        .with_service_action().with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("PERSISTENT RESERVE IN, REPORT CAPABILITIES",
+        &[0x5e, 0x02, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
+        In, QUICK, Unit(spc::persistent_reserve_in::start))
+        .with_service_action().with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("PERSISTENT RESERVE IN, READ FULL STATUS",
+        &[0x5e, 0x03, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
+        In, QUICK, Unit(spc::persistent_reserve_in::start))
+        .with_service_action().with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("PERSISTENT RESERVE OUT, REGISTER",
+        &[0x5f, 0x00, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0],
+        Out, QUICK, Unit(spc::persistent_reserve_out::start))
+        .with_service_action().with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("PERSISTENT RESERVE OUT, RESERVE",
+        &[0x5f, 0x01, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0],
+        Out, QUICK, Unit(spc::persistent_reserve_out::start))
+        .with_service_action().with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("PERSISTENT RESERVE OUT, RELEASE",
+        &[0x5f, 0x02, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0],
+        Out, QUICK, Unit(spc::persistent_reserve_out::start))
+        .with_service_action().with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("PERSISTENT RESERVE OUT, CLEAR",
+        &[0x5f, 0x03, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0],
+        Out, QUICK, Unit(spc::persistent_reserve_out::start))
+        .with_service_action().with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("PERSISTENT RESERVE OUT, PREEMPT",
+        &[0x5f, 0x04, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0],
+        Out, QUICK, Unit(spc::persistent_reserve_out::start))
+        .with_service_action().with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("PERSISTENT RESERVE OUT, PREEMPT AND ABORT",
+        &[0x5f, 0x05, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0],
+        Out, QUICK, Unit(spc::persistent_reserve_out::start))
+        .with_service_action().with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("PERSISTENT RESERVE OUT, REGISTER AND IGNORE EXISTING KEY",
+        &[0x5f, 0x06, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0],
+        Out, QUICK, Unit(spc::persistent_reserve_out::start))
+        .with_service_action().with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("PERSISTENT RESERVE OUT, REGISTER AND MOVE",
+        &[0x5f, 0x07, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0],
+        Out, QUICK, Unit(spc::persistent_reserve_out::start))
+        .with_service_action().with_gates(Gates::PASSES_NOT_READY),
     Opcode::new("READ (32)", &[0x7f, 0, 0, 0, 0, 0, 0, 0xff, 0x00, 0x09, 0x18, 0,
         0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
         0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],

@@ -6,7 +6,7 @@
 //! data.
 
 /// Bytes of parameter data that one command may return.
-pub const PARAMETER_DATA_BYTES: usize = 16 * 1024;
+pub const PARAMETER_DATA_BYTES: usize = 64 * 1024;
 
 /// Parameter data of one command, big-endian as SPC-4 writes them.
 #[derive(Debug)]

@@ -53,6 +53,7 @@ impl AdditionalSense {
     pub const INVALID_FIELD_IN_CDB: Self = Self::new(0x24, 0x00);
     pub const LOGICAL_UNIT_NOT_SUPPORTED: Self = Self::new(0x25, 0x00);
     pub const INVALID_FIELD_IN_PARAMETER_LIST: Self = Self::new(0x26, 0x00);
+    pub const INVALID_RELEASE_OF_PERSISTENT_RESERVATION: Self = Self::new(0x26, 0x04);
     pub const WRITE_PROTECTED: Self = Self::new(0x27, 0x00);
     pub const SOFTWARE_WRITE_PROTECTED: Self = Self::new(0x27, 0x02);
     pub const SPACE_ALLOCATION_FAILED_WRITE_PROTECT: Self = Self::new(0x27, 0x07);
@@ -62,6 +63,7 @@ impl AdditionalSense {
     pub const ECHO_BUFFER_OVERWRITTEN: Self = Self::new(0x3f, 0x0f);
     pub const INTERNAL_TARGET_FAILURE: Self = Self::new(0x44, 0x00);
     pub const MEDIUM_REMOVAL_PREVENTED: Self = Self::new(0x53, 0x02);
+    pub const INSUFFICIENT_REGISTRATION_RESOURCES: Self = Self::new(0x55, 0x04);
 
     pub const fn new(code: u8, qualifier: u8) -> Self {
         Self { code, qualifier }

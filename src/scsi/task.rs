@@ -16,8 +16,9 @@ use std::sync::Arc;
 use super::cdb::Cdb;
 use super::change::Change;
 use super::nexus::{MappedLun, Nexus};
-use super::opcodes::{self, Gates, Handler, Lookup};
+use super::opcodes::{self, Gates, Handler, Lookup, Opcode};
 use super::parameter::ParameterData;
+use super::reservations::access;
 use super::sbc::{
     compare_and_write::CompareAndWrite, get_lba_status::GetLbaStatus, or_write::OrWrite,
     prevent_allow_medium_removal::PreventAllow, start_stop_unit::StartStopUnit,
@@ -26,7 +27,10 @@ use super::sbc::{
 };
 use super::sbc::{read::Read, write::Write};
 use super::sense::{AdditionalSense, Sense, SenseKey};
-use super::spc::{diagnostic::SelfTest, mode_select::ModeSelect, setting::Setting};
+use super::spc::{
+    diagnostic::SelfTest, mode_select::ModeSelect, persistent_reserve_in::PersistentReserveIn,
+    persistent_reserve_out::PersistentReserveOut, reserve, setting::Setting,
+};
 use super::unit::LogicalUnit;
 use super::unit_attention::NexusUnit;
 use crate::backend::{IoError, Operation, UnitIndex};
@@ -151,6 +155,14 @@ impl Outcome {
             sense: None,
         }
     }
+
+    /// Another nexus's reservation forbids it (SAM-5 §5.3.1).
+    pub const fn reservation_conflict() -> Self {
+        Self {
+            status: Status::ReservationConflict,
+            sense: None,
+        }
+    }
 }
 
 /// SAM-5 task attributes. Ordering is the transport's and the task set's affair; no command
@@ -262,6 +274,9 @@ pub(super) enum Machine {
     WriteAtomic(Box<WriteAtomic>),
     Setting(Setting),
     SelfTest(SelfTest),
+    PersistentReserveIn(PersistentReserveIn),
+    PersistentReserveOut(PersistentReserveOut),
+    Reserve,
 }
 
 impl Task {
@@ -312,6 +327,13 @@ impl Task {
             Machine::WriteAtomic(write) => write.resume(event),
             Machine::Setting(setting) => setting.resume(cx, &event),
             Machine::SelfTest(test) => test.resume(event),
+            Machine::PersistentReserveIn(read) => {
+                let step = read.resume(cx, &event);
+                self.transfer = Transfer::In(cx.data_in.len() as u64);
+                step
+            }
+            Machine::PersistentReserveOut(out) => out.resume(&event),
+            Machine::Reserve => reserve::resume(&event),
         }
         .unwrap_or_else(Step::check_condition);
         if matches!(step, Step::Finish(_)) {
@@ -367,9 +389,7 @@ fn admit(cx: &mut Context<'_>, command: &Command) -> Begin {
     };
     let mapped = cx.at.and_then(|at| cx.map.get_mut(usize::from(at)));
     if mapped.is_none() && !target_wide {
-        return Err(Sense::illegal_request(
-            AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED,
-        ));
+        return Err(NO_UNIT);
     }
     if !gates.contains(Gates::PASSES_UNIT_ATTENTION)
         && let Some(condition) = mapped.and_then(|mapped| mapped.nexus.take())
@@ -386,6 +406,10 @@ fn admit(cx: &mut Context<'_>, command: &Command) -> Begin {
         Lookup::UnknownServiceAction => return Err(opcodes::unknown_service_action(cdb)),
         Lookup::UnknownOpcode => return Err(unknown_opcode()),
     };
+    if conflicts(cx, row, cdb) {
+        let conflict = Step::Finish(Outcome::reservation_conflict());
+        return Ok((Task::over(Transfer::None), conflict));
+    }
     cdb.check_reserved(row.allowed_bits())?;
     let run = match row.handler {
         Handler::Target(run) => return run(cx, command),
@@ -395,9 +419,7 @@ fn admit(cx: &mut Context<'_>, command: &Command) -> Begin {
     let Some((mapped, unit)) =
         mapped.and_then(|mapped| Some((mapped, cx.units.get(usize::from(mapped.unit.0))?)))
     else {
-        return Err(Sense::illegal_request(
-            AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED,
-        ));
+        return Err(NO_UNIT);
     };
     // Before what the device can do: without a device nothing is known of that.
     if !gates.contains(Gates::PASSES_NOT_READY)
@@ -438,6 +460,17 @@ fn check_protection(unit: &LogicalUnit, mapping: bool, gates: Gates) -> Result<(
     };
     Err(Sense::new(SenseKey::DataProtect, additional))
 }
+
+/// Whether a reservation of another nexus forbids the command, which comes before all that is wrong
+/// with the command itself (SAM-5 §5.3.3).
+fn conflicts(cx: &Context<'_>, row: &Opcode, cdb: &Cdb) -> bool {
+    let mapped = cx.at.and_then(|at| cx.map.get(usize::from(at)));
+    mapped.is_some_and(|mapped| mapped.nexus.denied().intersects(row.access))
+        && !access::is_excused(cdb)
+}
+
+/// Nothing is mapped at the LUN.
+const NO_UNIT: Sense = Sense::illegal_request(AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED);
 
 fn unknown_opcode() -> Sense {
     Sense::illegal_request(AdditionalSense::INVALID_COMMAND_OPERATION_CODE)

@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use super::activity::Activity;
 use super::change::NonVolatile;
+use super::reservations::{Matching, Reservations};
 use super::sbc::prevent_allow_medium_removal::Medium;
 use super::sense::{AdditionalSense, Sense, SenseFormat, SenseKey};
 use super::spc::echo_buffer::Echo;
@@ -167,6 +168,7 @@ pub struct LogicalUnit {
     management_url: Option<Arc<str>>,
     activity: Activity,
     pub(super) kept: NonVolatile,
+    reservations: Arc<Reservations>,
 }
 
 impl LogicalUnit {
@@ -190,6 +192,7 @@ impl LogicalUnit {
             management_url: None,
             activity: Activity::new(1),
             kept: NonVolatile::default(),
+            reservations: Arc::default(),
         };
         unit.set_mode(unit.mode_default());
         unit
@@ -379,10 +382,30 @@ impl LogicalUnit {
         &self.kept
     }
 
+    /// Says how registrants are told apart; called before [`restore`](Self::restore).
+    pub fn match_registrants_by(&mut self, matching: Matching) {
+        self.reservations = Arc::new(Reservations::restored(matching, &Default::default()));
+    }
+
     /// Takes up what the daemon kept when it last ran; called before the unit serves anybody.
     pub fn restore(&mut self, kept: NonVolatile) {
-        self.kept = kept;
+        let matching = self.reservations.matching();
+        self.reservations = Arc::new(Reservations::restored(matching, &kept.reservations));
+        self.kept = NonVolatile {
+            reservations: self.reservations.persistent(),
+            ..kept
+        };
         self.set_mode(self.mode_saved());
+    }
+
+    /// Who is registered and who holds what.
+    pub fn reservations(&self) -> &Reservations {
+        &self.reservations
+    }
+
+    pub(super) fn set_reservations(&mut self, next: Arc<Reservations>) {
+        self.kept.reservations = next.persistent();
+        self.reservations = next;
     }
 
     /// Whether START STOP UNIT let the unit run.

@@ -6,6 +6,7 @@
 //! the names below, which is SAM-5's: what a power on or reset did comes before what changed since.
 
 use super::nexus::Nexus;
+use super::reservations::Access;
 use super::sense::{AdditionalSense, Sense, SenseKey};
 use super::unit::LogicalUnit;
 
@@ -29,6 +30,12 @@ pub enum UnitAttention {
     MicrocodeChanged,
     InquiryDataChanged,
     ModeParametersChanged,
+    /// CLEAR took the reservation and this nexus's registration.
+    ReservationsPreempted,
+    /// PREEMPT took this nexus's registration.
+    RegistrationsPreempted,
+    /// The reservation that gave this nexus access was released.
+    ReservationsReleased,
     TimestampChanged,
     DeviceIdentifierChanged,
     CapacityChanged,
@@ -36,7 +43,7 @@ pub enum UnitAttention {
 }
 
 impl UnitAttention {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 16] = [
         Self::PowerOn,
         Self::TargetReset,
         Self::LogicalUnitReset,
@@ -46,6 +53,9 @@ impl UnitAttention {
         Self::MicrocodeChanged,
         Self::InquiryDataChanged,
         Self::ModeParametersChanged,
+        Self::ReservationsPreempted,
+        Self::RegistrationsPreempted,
+        Self::ReservationsReleased,
         Self::TimestampChanged,
         Self::DeviceIdentifierChanged,
         Self::CapacityChanged,
@@ -68,6 +78,9 @@ impl UnitAttention {
             Self::MicrocodeChanged => AdditionalSense::new(0x3f, 0x01),
             Self::InquiryDataChanged => AdditionalSense::new(0x3f, 0x03),
             Self::ModeParametersChanged => AdditionalSense::new(0x2a, 0x01),
+            Self::ReservationsPreempted => AdditionalSense::new(0x2a, 0x03),
+            Self::ReservationsReleased => AdditionalSense::new(0x2a, 0x04),
+            Self::RegistrationsPreempted => AdditionalSense::new(0x2a, 0x05),
             Self::TimestampChanged => AdditionalSense::new(0x2a, 0x10),
             Self::DeviceIdentifierChanged => AdditionalSense::new(0x3f, 0x05),
             Self::CapacityChanged => AdditionalSense::new(0x2a, 0x09),
@@ -85,6 +98,7 @@ impl UnitAttention {
 pub struct NexusUnit {
     pending: u32,
     read_only: bool,
+    denied: Access,
 }
 
 impl NexusUnit {
@@ -93,6 +107,7 @@ impl NexusUnit {
         Self {
             pending: 0,
             read_only,
+            denied: Access::empty(),
         }
     }
 
@@ -127,7 +142,14 @@ impl NexusUnit {
     }
 
     /// Recomputes what the nexus may do, after the unit has changed or the session has opened.
-    pub fn refresh(&mut self, _unit: &LogicalUnit, _i_t: &Nexus) {}
+    pub fn refresh(&mut self, unit: &LogicalUnit, i_t: &Nexus) {
+        self.denied = unit.reservations().denied_to(i_t);
+    }
+
+    /// What reservations keep from this nexus.
+    pub fn denied(&self) -> Access {
+        self.denied
+    }
 
     /// Clears a condition that became moot without being reported.
     pub fn clear(&mut self, condition: UnitAttention) {

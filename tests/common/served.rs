@@ -19,7 +19,7 @@ use std::time::Duration;
 use iiblockdaemon::backend::{Backing, Faults};
 use iiblockdaemon::config::{
     Auth, Backend, Config, CoreList, Cores, DigestPolicy, Limits, LogicalUnit, LunMap, Memory,
-    Pages, Placement, Poll, Portal, PortalGroup, Target,
+    Pages, Placement, Poll, Portal, PortalGroup, ReservationMatching, Target,
 };
 use iiblockdaemon::daemon::{Daemon, Hooks, StartError, Stopper};
 use iiblockdaemon::iscsi::names::IscsiName;
@@ -115,6 +115,7 @@ pub(crate) fn unit(name: &str) -> LogicalUnit {
         write_cache: true,
         removable: false,
         serial: None,
+        reservations: ReservationMatching::Port,
         backend: Backend::Memory { size: DISK_BYTES },
     }
 }
