@@ -6,8 +6,8 @@
 //!
 //! `aborts` and `resets`: task management. `task_sets`: the order of tasks. `reinstatement`: logins
 //! that supersede. `endings`: logout and the stop of the daemon. `freeze`: COMPARE AND WRITE
-//! against all others. `replicas`: what every core must know of a unit.
-//! `reservations`: who may write. `acts`: what all of them do.
+//! against all others. `copies`: third-party copies. `replicas`: what every core must know of a
+//! unit. `reservations`: who may write. `acts`: what all of them do.
 
 #![expect(
     clippy::tests_outside_test_module,
@@ -18,6 +18,8 @@
 mod aborts;
 #[path = "concurrency/acts.rs"]
 mod acts;
+#[path = "concurrency/copies.rs"]
+mod copies;
 #[path = "concurrency/endings.rs"]
 mod endings;
 #[path = "concurrency/freeze.rs"]

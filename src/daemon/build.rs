@@ -12,6 +12,7 @@ use crate::iscsi::auth::{AuthPolicy, ChapPolicy, Credentials, Secret};
 use crate::iscsi::node::{Availability, DigestPolicy, LunMapping, Nodes, PortalGroup, TargetNode};
 use crate::mem::Pages;
 use crate::net::Listener;
+use crate::scsi::copy::token::TokenKey;
 use crate::scsi::reservations::Matching;
 use crate::scsi::{Identity, LogicalUnit, NotReadyReason};
 use crate::state::StateDir;
@@ -97,8 +98,11 @@ pub(super) fn units(config: &Config, state: &StateDir, hooks: &Hooks) -> Result<
             }
         }
     }
+    let mut key = [0; 32];
+    hooks.random()(&mut key);
     let management_url = config.daemon.management_url.as_deref().map(Arc::from);
     for replica in &mut units.replicas {
+        replica.set_token_key(TokenKey::new(key));
         replica.set_management_url(management_url.clone());
         replica.count_on(config.cores.list.count());
     }

@@ -90,6 +90,19 @@ impl DmaBuf {
         }
     }
 
+    /// Sets the length to anything that the chunks have room for, and keeps them all. What comes in
+    /// is stale. Such a buffer is not to be extended.
+    ///
+    /// # Panics
+    /// When the chunks do not hold `len` bytes.
+    pub fn set_len(&mut self, len: usize) {
+        assert!(
+            Pool::chunks_for(len) <= self.chain.chunks,
+            "the chunks hold the length"
+        );
+        self.len = len;
+    }
+
     /// The raw pieces of `range`, in order, as (first byte, length in bytes). Panics if the range
     /// does not lie inside the buffer. The pointers stay good while the buffer is neither dropped
     /// nor truncated; who reads or writes through them must own the buffer, or have it lent.

@@ -254,3 +254,15 @@ fn growing_by_chunks_of_another_pool_panics() {
     let mut buf = one.alloc(CHUNK_BYTES).unwrap();
     let _ = two.extend(&mut buf, 1);
 }
+
+#[test]
+fn length_within_the_chunks_keeps_them_all() {
+    let pool = Pool::new(4 * CHUNK_BYTES, Pages::Normal).unwrap();
+    let mut buf = pool.alloc(3 * CHUNK_BYTES).unwrap();
+    buf.set_len(10);
+    assert_eq!((buf.len(), buf.chunks(), pool.available()), (10, 3, 1));
+    buf.set_len(3 * CHUNK_BYTES);
+    buf.fill(2 * CHUNK_BYTES, CHUNK_BYTES, 7);
+    buf.truncate(CHUNK_BYTES);
+    assert_eq!((buf.chunks(), pool.available()), (1, 3));
+}

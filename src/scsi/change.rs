@@ -12,6 +12,7 @@
 
 use std::sync::Arc;
 
+use super::copy::token::{TokenChange, TokenUpdate};
 use super::nexus::{Nexus, Whom};
 use super::reservations::{Persistent, Request, Reservations};
 use super::spc::echo_buffer::Echo;
@@ -31,6 +32,8 @@ pub enum Change {
     Settle,
     /// START STOP UNIT: medium access is allowed (`true`) or answered NOT READY (`false`).
     Started(bool),
+    /// The unit keeps a ROD token or lets go of it.
+    Token(TokenChange),
     /// PREVENT ALLOW MEDIUM REMOVAL.
     Prevent(bool),
     /// START STOP UNIT with LOEJ: the medium is put in (`true`) or taken out.
@@ -95,6 +98,7 @@ pub enum Update {
     Nothing,
     Started(bool),
     Reservations(Arc<Reservations>),
+    Token(TokenUpdate),
     Prevent {
         by: Arc<Nexus>,
         prevent: bool,
@@ -133,6 +137,11 @@ impl LogicalUnit {
             }),
             Change::Load(load) => self.decide_load(*load, by)?,
             Change::Started(started) => Decision::update(Update::Started(*started)),
+            Change::Token(change) => {
+                let uuid = self.identity().uuid();
+                let update = self.tokens.decide(change, uuid, by);
+                Decision::update(Update::Token(update.map_err(Outcome::check_condition)?))
+            }
             Change::ModeSelect(selection) => self.decide_mode(selection, by)?,
             Change::Timestamp { ahead_ms } => {
                 let ahead_ms = *ahead_ms;
@@ -205,6 +214,7 @@ impl LogicalUnit {
             Update::Nothing => {}
             Update::Started(started) => self.set_started(*started),
             Update::Reservations(next) => self.set_reservations(Arc::clone(next)),
+            Update::Token(update) => self.tokens.apply(update),
             Update::Prevent { by, prevent } => self.medium.set_prevented(by, *prevent),
             Update::Load(load) => {
                 self.medium.ejected = !load;

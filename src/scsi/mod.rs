@@ -17,6 +17,7 @@
 pub mod activity;
 pub mod cdb;
 pub mod change;
+pub mod copy;
 pub mod lun;
 pub mod nexus;
 pub mod opcodes;

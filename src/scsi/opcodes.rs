@@ -17,7 +17,7 @@ use super::reservations::access::{self, Access};
 use super::sense::Sense;
 use super::task::{Begin, Command, Context, UnitCall};
 use super::unit::LogicalUnit;
-use super::{sbc, spc};
+use super::{copy, sbc, spc};
 
 bitflags! {
     /// What a command is allowed to pass by, and what it needs.
@@ -69,6 +69,12 @@ const MEDIUM: Timeouts = Timeouts {
 const LONG: Timeouts = Timeouts {
     nominal_s: 10,
     recommended_s: 180,
+};
+
+/// Moves up to a segment list of whole segments inside the target.
+const COPY: Timeouts = Timeouts {
+    nominal_s: 30,
+    recommended_s: 600,
 };
 
 /// The code of a command.
@@ -397,6 +403,36 @@ static TABLE: &[Opcode] = &[
         0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
         0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
         Out, LONG, Unit(sbc::write_same::start_32)).long().with_gates(Gates::WRITES),
+    Opcode::new("EXTENDED COPY (LID1)",
+        &[0x83, 0x00, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        Out, COPY, Unit(copy::extended_copy::start)).with_service_action(),
+    Opcode::new("POPULATE TOKEN",
+        &[0x83, 0x10, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0],
+        Out, QUICK, Unit(copy::populate_token::start)).with_service_action(),
+    Opcode::new("WRITE USING TOKEN",
+        &[0x83, 0x11, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0],
+        Out, COPY, Unit(copy::write_using_token::start))
+        .with_service_action().with_gates(Gates::WRITES),
+    Opcode::new("RECEIVE COPY STATUS (LID1)",
+        &[0x84, 0x00, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        In, QUICK, Unit(copy::receive::copy_status))
+        .with_service_action().with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("RECEIVE COPY DATA (LID1)",
+        &[0x84, 0x01, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        In, QUICK, Unit(copy::receive::copy_data))
+        .with_service_action().with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("RECEIVE COPY OPERATING PARAMETERS",
+        &[0x84, 0x03, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        In, QUICK, Unit(copy::receive::operating_parameters))
+        .with_service_action().with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("RECEIVE COPY FAILURE DETAILS (LID1)",
+        &[0x84, 0x04, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        In, QUICK, Unit(copy::receive::failed_segment_details))
+        .with_service_action().with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("RECEIVE ROD TOKEN INFORMATION",
+        &[0x84, 0x07, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        In, QUICK, Unit(copy::receive::rod_token_information))
+        .with_service_action().with_gates(Gates::PASSES_NOT_READY),
     Opcode::new("READ (16)",
         &[0x88, 0x1a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
         In, MEDIUM, Unit(sbc::read::start)),

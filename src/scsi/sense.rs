@@ -8,7 +8,7 @@
 use crate::backend::IoError;
 
 /// Room that every encoding of a [`Sense`] fits in, in bytes.
-pub const SENSE_BYTES_MAX: usize = 32;
+pub const SENSE_BYTES_MAX: usize = 40;
 
 /// Bytes of fixed format sense data as we send them: ADDITIONAL SENSE LENGTH is 10.
 const FIXED_BYTES: usize = 18;
@@ -81,6 +81,11 @@ pub enum SenseSpecific {
         byte: u16,
         bit: Option<u8>,
     },
+    /// Segment pointer of a third-party copy: which byte was wrong, counted from the beginning of
+    /// the segment descriptor whose number stands in [`Sense::command_specific`].
+    Segment {
+        byte: u16,
+    },
 }
 
 /// One error or state, not yet encoded.
@@ -90,6 +95,8 @@ pub struct Sense {
     pub additional: AdditionalSense,
     /// INFORMATION: an offset or block address whose meaning the command defines.
     pub information: Option<u64>,
+    /// COMMAND-SPECIFIC INFORMATION.
+    pub command_specific: Option<u32>,
     pub specific: SenseSpecific,
 }
 
@@ -102,6 +109,7 @@ impl Sense {
             key,
             additional,
             information: None,
+            command_specific: None,
             specific: SenseSpecific::None,
         }
     }
@@ -147,6 +155,13 @@ impl Sense {
         }
     }
 
+    pub const fn with_command_specific(self, command_specific: u32) -> Self {
+        Self {
+            command_specific: Some(command_specific),
+            ..self
+        }
+    }
+
     pub const fn with_information(self, information: u64) -> Self {
         Self {
             information: Some(information),
@@ -172,6 +187,8 @@ impl Sense {
         }
         out[2] = self.key as u8;
         out[7] = 10;
+        let command_specific = self.command_specific.unwrap_or(0);
+        out[8..12].copy_from_slice(&command_specific.to_be_bytes());
         out[12] = self.additional.code;
         out[13] = self.additional.qualifier;
         if let Some(specific) = self.specific.bytes() {
@@ -181,7 +198,8 @@ impl Sense {
     }
 
     /// SPC-4, descriptor format sense data: a header of 8 bytes, then the information descriptor
-    /// (12 bytes) and the sense key specific descriptor (8 bytes) where there is something to say.
+    /// (12 bytes), the command specific information descriptor (12 bytes) and the sense key specific
+    /// descriptor (8 bytes) where there is something to say.
     fn encode_descriptor(&self, out: &mut [u8; SENSE_BYTES_MAX]) -> usize {
         out[0] = 0x72;
         out[1] = self.key as u8;
@@ -194,13 +212,18 @@ impl Sense {
             out[end + 4..end + 12].copy_from_slice(&information.to_be_bytes());
             end += 12;
         }
+        if let Some(command_specific) = self.command_specific {
+            out[end..end + 2].copy_from_slice(&[0x01, 0x0a]);
+            out[end + 8..end + 12].copy_from_slice(&command_specific.to_be_bytes());
+            end += 12;
+        }
         if let Some(specific) = self.specific.bytes() {
             out[end] = 0x02;
             out[end + 1] = 0x06;
             out[end + 4..end + 7].copy_from_slice(&specific);
             end += 8;
         }
-        out[7] = u8::try_from(end - 8).expect("the header and two descriptors are 28 bytes");
+        out[7] = u8::try_from(end - 8).expect("the header and three descriptors are 40 bytes");
         end
     }
 }
@@ -215,6 +238,11 @@ impl SenseSpecific {
                 let bit_pointer = bit.map_or(0, |bit| 0x08 | (bit & 7));
                 let [high, low] = byte.to_be_bytes();
                 Some([0x80 | command_or_data | bit_pointer, high, low])
+            }
+            // SPC-4, segment pointer sense key specific data: SD, the offset is into the segment.
+            Self::Segment { byte } => {
+                let [high, low] = byte.to_be_bytes();
+                Some([0x80 | 0x20, high, low])
             }
         }
     }
@@ -320,6 +348,29 @@ mod tests {
         assert_eq!(
             encode(&Sense::NO_SENSE, SenseFormat::Descriptor),
             [0x72, 0, 0, 0, 0, 0, 0, 0]
+        );
+    }
+
+    #[test]
+    fn segment_pointer_and_command_specific_information_stand_in_both_formats() {
+        let mut sense = Sense::new(SenseKey::CopyAborted, AdditionalSense::new(0x08, 0x04))
+            .with_information(5)
+            .with_command_specific(0x0102);
+        sense.specific = SenseSpecific::Segment { byte: 6 };
+        assert_eq!(
+            encode(&sense, SenseFormat::Fixed),
+            [
+                0xf0, 0, 0x0a, 0, 0, 0, 5, 10, 0, 0, 1, 2, 0x08, 0x04, 0, 0xa0, 0, 6
+            ]
+        );
+        assert_eq!(
+            encode(&sense, SenseFormat::Descriptor),
+            [
+                0x72, 0x0a, 0x08, 0x04, 0, 0, 0, 32, // header
+                0x00, 0x0a, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 5, // information
+                0x01, 0x0a, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, // command specific information
+                0x02, 0x06, 0, 0, 0xa0, 0, 6, 0, // sense key specific
+            ]
         );
     }
 

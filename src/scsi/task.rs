@@ -15,10 +15,15 @@ use std::sync::Arc;
 
 use super::cdb::Cdb;
 use super::change::Change;
+use super::copy::operations::{OperationKey, Operations};
+use super::copy::{
+    copying::Copying, extended_copy::ExtendedCopy, populate_token::PopulateToken,
+    write_using_token::WriteUsingToken,
+};
 use super::nexus::{MappedLun, Nexus};
 use super::opcodes::{self, Gates, Handler, Lookup, Opcode};
 use super::parameter::ParameterData;
-use super::reservations::access;
+use super::reservations::access::{self, Access};
 use super::sbc::{
     compare_and_write::CompareAndWrite, get_lba_status::GetLbaStatus, or_write::OrWrite,
     prevent_allow_medium_removal::PreventAllow, start_stop_unit::StartStopUnit,
@@ -69,6 +74,8 @@ pub enum Step {
     /// Ask the unit's home core for this. Answer: [`Event::Changed`], when it was refused or every
     /// core has applied it.
     Change(Change),
+    /// Ask the home core of another unit. Answer: [`Event::Changed`].
+    ChangeOf { unit: UnitIndex, change: Change },
     /// The task is over. Parameter data, if any, stand in the context's `data_in`.
     Finish(Outcome),
 }
@@ -199,6 +206,8 @@ pub struct Context<'a> {
     pub i_t: &'a Arc<Nexus>,
     /// Where parameter data go; cleared by the caller before `start`.
     pub data_in: &'a mut ParameterData,
+    /// The third-party copies of the session.
+    pub copies: &'a mut Operations,
     /// Milliseconds since 1970-01-01 00:00 UTC, without leap seconds.
     pub unix_ms: u64,
 }
@@ -240,6 +249,7 @@ pub(super) struct UnitCall<'a> {
     /// The unit or its mapping forbids writes.
     pub(super) read_only: bool,
     pub(super) data_in: &'a mut ParameterData,
+    pub(super) copies: &'a mut Operations,
 }
 
 /// A task that has begun and its first step, or the sense data of a CHECK CONDITION that ends it
@@ -265,6 +275,9 @@ pub(super) enum Machine {
     Unmap(Unmap),
     WriteSame(WriteSame),
     StartStopUnit(StartStopUnit),
+    ExtendedCopy(Box<ExtendedCopy>),
+    PopulateToken(Box<PopulateToken>),
+    WriteUsingToken(Box<WriteUsingToken>),
     PreventAllow(PreventAllow),
     ModeSelect(ModeSelect),
     CompareAndWrite(Box<CompareAndWrite>),
@@ -296,15 +309,25 @@ impl Task {
     /// # Panics
     /// When the event is not the one that answers the last step.
     pub fn resume(&mut self, cx: &mut Context<'_>, event: Event) -> Step {
-        if event.is_short_of_resources() {
+        let operation = self.operation();
+        let step = if event.is_short_of_resources() && !self.machine.has_copied() {
+            Step::Finish(Outcome::busy())
+        } else if let Event::Changed(Err(outcome)) = event {
+            Step::Finish(outcome)
+        } else {
+            self.go_on(cx, event)
+        };
+        if let Step::Finish(outcome) = step {
+            if let Some(key) = operation.or_else(|| self.operation()) {
+                cx.copies.finish(key, outcome);
+            }
             self.machine = Machine::Over;
-            return Step::Finish(Outcome::busy());
         }
-        if let Event::Changed(Err(outcome)) = event {
-            self.machine = Machine::Over;
-            return Step::Finish(outcome);
-        }
-        let step = match &mut self.machine {
+        step
+    }
+
+    fn go_on(&mut self, cx: &mut Context<'_>, event: Event) -> Step {
+        match &mut self.machine {
             Machine::Over => panic!("a finished task was resumed with {event:?}"),
             Machine::Read(read) => read.resume(&event),
             Machine::Write(write) => write.resume(event),
@@ -313,6 +336,9 @@ impl Task {
             Machine::Unmap(unmap) => unmap.resume(event),
             Machine::WriteSame(write_same) => write_same.resume(event),
             Machine::StartStopUnit(start_stop) => start_stop.resume(&event),
+            Machine::ExtendedCopy(copy) => copy.resume(cx, event),
+            Machine::PopulateToken(token) => token.resume(cx, &event),
+            Machine::WriteUsingToken(write) => write.resume(cx, event),
             Machine::PreventAllow(prevent) => prevent.resume(&event),
             Machine::ModeSelect(select) => select.resume(cx, &event),
             Machine::CompareAndWrite(compare) => compare.resume(event),
@@ -335,11 +361,34 @@ impl Task {
             Machine::PersistentReserveOut(out) => out.resume(&event),
             Machine::Reserve => reserve::resume(&event),
         }
-        .unwrap_or_else(Step::check_condition);
-        if matches!(step, Step::Finish(_)) {
-            self.machine = Machine::Over;
+        .unwrap_or_else(Step::check_condition)
+    }
+
+    /// The task goes without an answer: what is known of its copy says so.
+    pub fn abandon(&self, copies: &mut Operations) {
+        if let Some(key) = self.operation() {
+            copies.terminate(key);
         }
-        step
+    }
+
+    /// Whether what is left of a third-party copy reads or writes the unit, whichever unit the
+    /// command addresses.
+    pub fn copies_at(&self, unit: UnitIndex) -> bool {
+        let copying = self.machine.copying();
+        copying.is_some_and(|copying| copying.touches(unit))
+    }
+
+    /// The third-party copy that the task makes.
+    fn operation(&self) -> Option<OperationKey> {
+        if let Machine::ExtendedCopy(copy) = &self.machine {
+            copy.operation()
+        } else if let Machine::PopulateToken(token) = &self.machine {
+            token.operation()
+        } else if let Machine::WriteUsingToken(write) = &self.machine {
+            write.operation()
+        } else {
+            None
+        }
     }
 
     /// How much the CDB says will move; `None` also when the command failed before any of it.
@@ -373,6 +422,33 @@ impl Task {
         let bytes = u64::try_from(data_in.len()).expect("the buffer has a fixed small size");
         Self::good(Transfer::In(bytes))
     }
+}
+
+impl Machine {
+    /// A copy has changed blocks: to begin it anew would not do the same.
+    fn has_copied(&self) -> bool {
+        self.copying().is_some_and(Copying::has_written)
+    }
+
+    fn copying(&self) -> Option<&Copying> {
+        if let Self::ExtendedCopy(copy) = self {
+            copy.copying()
+        } else if let Self::WriteUsingToken(write) = self {
+            write.copying()
+        } else {
+            None
+        }
+    }
+}
+
+/// Whether this nexus may read the unit's blocks on behalf of a command for another unit.
+pub(super) fn may_read(nexus: &NexusUnit) -> bool {
+    !nexus.denied().intersects(Access::READ)
+}
+
+/// Whether this nexus may write the unit's blocks on behalf of a command for another unit.
+pub(super) fn may_write(nexus: &NexusUnit) -> bool {
+    !nexus.denied().intersects(Access::WRITE)
 }
 
 /// The checks that all commands share, in the order of their precedence (SAM-5
@@ -444,6 +520,7 @@ fn admit(cx: &mut Context<'_>, command: &Command) -> Begin {
         unix_ms: cx.unix_ms,
         read_only,
         data_in: cx.data_in,
+        copies: cx.copies,
     })
 }
 

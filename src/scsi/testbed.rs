@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::cdb::Cdb;
 use super::change::Change;
+use super::copy::operations::Operations;
 use super::nexus::{InitiatorPort, MappedLun, Nexus};
 use super::parameter::ParameterData;
 use super::sense::{AdditionalSense, Sense, SenseKey};
@@ -21,6 +22,14 @@ const POOL_BYTES: usize = 8 * 1024 * 1024;
 
 /// The time that commands are told.
 pub(super) const UNIX_MS: u64 = 1_767_225_600_000;
+
+const FIRST: UnitIndex = UnitIndex(0);
+
+/// How a command looks that was not answered.
+const ABORTED: Outcome = Outcome {
+    status: Status::TaskAborted,
+    sense: None,
+};
 
 pub(super) fn identity() -> Identity {
     Identity::new(
@@ -145,6 +154,16 @@ impl Answer {
     }
 }
 
+/// A further unit of the same session, at LUN 1.
+#[derive(Debug)]
+pub(super) struct Second {
+    pub(super) unit: LogicalUnit,
+    pub(super) nexus: NexusUnit,
+    pub(super) disk: Vec<u8>,
+    /// The session does not see it.
+    pub(super) hidden: bool,
+}
+
 /// One logical unit on a disk in memory, seen by one nexus.
 #[derive(Debug)]
 pub(super) struct Bench {
@@ -156,6 +175,13 @@ pub(super) struct Bench {
     pub(super) saved: bool,
     pub(super) luns: Vec<u16>,
     pub(super) disk: Vec<u8>,
+    pub(super) second: Option<Second>,
+    /// The third-party copies of the session.
+    pub(super) copies: Operations,
+    /// The time that commands are told.
+    pub(super) unix_ms: u64,
+    /// Ends a command, unanswered, instead of its next steps after so many operations of a device.
+    pub(super) abort_after: Option<usize>,
     /// Fails every operation of the device.
     pub(super) fault: Option<IoError>,
     /// Ranges without memory behind them, as (LBA, blocks): what GET LBA STATUS is told.
@@ -197,12 +223,47 @@ impl Bench {
             saved: false,
             luns: vec![0],
             disk: Vec::new(),
+            second: None,
+            copies: Operations::default(),
+            unix_ms: UNIX_MS,
+            abort_after: None,
             fault: None,
             holes: Vec::new(),
             i_t: nexus(PortIdentity::new("iqn.2026-11.io.example:disk", 1, 2).unwrap()),
             data_in: ParameterData::new(),
             pool: Pool::new(POOL_BYTES, Pages::Normal).unwrap(),
         }
+    }
+
+    /// A further unit, of `blocks` blocks, whose bytes are not those of the first.
+    pub(super) fn with_second(mut self, info: DeviceInfo) -> Self {
+        let bytes = info.blocks * u64::from(info.block_size);
+        let disk = (0..bytes)
+            .map(|at| (at / 512 * 11 + at % 512 + 77).to_le_bytes()[0])
+            .collect();
+        let identity = Identity::new(
+            "disk",
+            "0001",
+            "SERIAL43",
+            0x0fed_cba9_8765_4321,
+            *b"fedcba9876543210",
+        );
+        self.second = Some(Second {
+            unit: LogicalUnit::new(identity.unwrap(), info, false),
+            nexus: NexusUnit::new(false),
+            disk,
+            hidden: false,
+        });
+        self
+    }
+
+    /// Changes who asks.
+    pub(super) fn set_initiator(&mut self, isid: [u8; 6]) {
+        let initiator = InitiatorPort::new("iqn.2026-11.io.example:other", isid);
+        let port = self.i_t.port().clone();
+        let ports = vec![port.clone()];
+        self.i_t = Arc::new(Nexus::new(initiator.unwrap(), port, ports));
+        self.copies = Operations::default();
     }
 
     pub(super) fn unit(&self) -> &LogicalUnit {
@@ -239,6 +300,15 @@ impl Bench {
         self.data_in.clear();
         let (mut task, mut step) = self.with_context(|cx| Task::start(cx, &command));
         for _ in 0..STEPS_MAX {
+            if self.abort_after.is_some_and(|after| done.len() >= after) {
+                task.abandon(&mut self.copies);
+                return Answer {
+                    outcome: ABORTED,
+                    transfer: task.transfer(),
+                    data: Vec::new(),
+                    done,
+                };
+            }
             let event = match step {
                 Step::Finish(outcome) => {
                     let mut data = if streamed.is_empty() {
@@ -269,11 +339,8 @@ impl Bench {
                         scratch: self.buf(scratch_bytes),
                     }
                 }
-                Step::Submit(operation) => self.execute(operation, &mut done),
-                Step::SubmitTo { unit, operation } => {
-                    assert_eq!(unit, UnitIndex(0), "there is one unit");
-                    self.execute(operation, &mut done)
-                }
+                Step::Submit(operation) => self.execute(FIRST, operation, &mut done),
+                Step::SubmitTo { unit, operation } => self.execute(unit, operation, &mut done),
                 Step::Freeze { lba, blocks, .. } => {
                     done.push(Done::Freeze { lba, blocks });
                     Event::Frozen
@@ -282,11 +349,15 @@ impl Bench {
                     done.push(Done::Read { lba, blocks });
                     let result = self.fault.map_or(Ok(()), Err);
                     if result.is_ok() {
-                        streamed.extend_from_slice(self.range(lba, u64::from(blocks)));
+                        streamed.extend_from_slice(self.range(FIRST, lba, u64::from(blocks)));
                     }
                     Event::Streamed(result)
                 }
                 Step::Change(change) => Event::Changed(self.change(&change)),
+                Step::ChangeOf { unit, change } => {
+                    let by = Arc::clone(&self.i_t);
+                    Event::Changed(self.change_of(unit, &change, &by))
+                }
             };
             step = self.with_context(|cx| task.resume(cx, event));
         }
@@ -301,7 +372,19 @@ impl Bench {
 
     /// The same, asked for by this nexus.
     pub(super) fn change_by(&mut self, change: &Change, by: &Arc<Nexus>) -> Result<(), Outcome> {
-        let unit = self.unit.as_mut().unwrap();
+        self.change_of(FIRST, change, by)
+    }
+
+    fn change_of(
+        &mut self,
+        index: UnitIndex,
+        change: &Change,
+        by: &Arc<Nexus>,
+    ) -> Result<(), Outcome> {
+        let (unit, nexus) = match &mut self.second {
+            Some(second) if index != FIRST => (&mut second.unit, &mut second.nexus),
+            _ => (self.unit.as_mut().unwrap(), &mut self.nexus),
+        };
         let decision = unit.decide(change, by)?;
         self.saved |= decision.save;
         let other = other_nexus();
@@ -310,13 +393,13 @@ impl Bench {
         }
         for (whom, condition) in &decision.attentions {
             if whom.includes(&self.i_t) {
-                self.nexus.raise(*condition);
+                nexus.raise(*condition);
             }
             if whom.includes(&other) {
                 self.others.raise(*condition);
             }
         }
-        self.nexus.refresh(unit, &self.i_t);
+        nexus.refresh(unit, &self.i_t);
         Ok(())
     }
 
@@ -327,13 +410,25 @@ impl Bench {
             nexus: self.nexus,
         };
         let mut map: Vec<_> = self.luns.iter().map(mapped).collect();
+        let mut units: Vec<_> = self.unit.iter().cloned().collect();
+        if let Some(second) = &self.second {
+            units.push(second.unit.clone());
+            if !second.hidden {
+                map.push(MappedLun {
+                    lun: 1,
+                    unit: UnitIndex(1),
+                    nexus: second.nexus,
+                });
+            }
+        }
         let result = call(&mut Context {
-            units: self.unit.as_slice(),
+            units: &units,
             map: &mut map,
             at: self.unit.is_some().then_some(0),
             i_t: &self.i_t,
             data_in: &mut self.data_in,
-            unix_ms: UNIX_MS,
+            copies: &mut self.copies,
+            unix_ms: self.unix_ms,
         });
         if let Some(addressed) = map.first() {
             self.nexus = addressed.nexus;
@@ -349,18 +444,32 @@ impl Bench {
         Some(buf)
     }
 
-    fn range(&mut self, lba: u64, blocks: u64) -> &mut [u8] {
-        let block_size = u64::from(self.unit().block_size());
-        let from = usize::try_from(lba * block_size).unwrap();
-        let to = usize::try_from((lba + blocks) * block_size).unwrap();
-        &mut self.disk[from..to]
+    fn block_size(&self, index: UnitIndex) -> u32 {
+        match &self.second {
+            Some(second) if index != FIRST => second.unit.block_size(),
+            _ => self.unit().block_size(),
+        }
     }
 
-    fn execute(&mut self, operation: Operation, done: &mut Vec<Done>) -> Event {
+    fn range(&mut self, index: UnitIndex, lba: u64, blocks: u64) -> &mut [u8] {
+        let block_size = u64::from(self.block_size(index));
+        let from = usize::try_from(lba * block_size).unwrap();
+        let to = usize::try_from((lba + blocks) * block_size).unwrap();
+        match &mut self.second {
+            Some(second) if index != FIRST => &mut second.disk[from..to],
+            _ => &mut self.disk[from..to],
+        }
+    }
+
+    fn execute(&mut self, index: UnitIndex, operation: Operation, done: &mut Vec<Done>) -> Event {
         let result = self.fault.map_or(Ok(()), Err);
         let ok = result.is_ok();
-        let block_bytes = usize::try_from(self.unit().block_size()).unwrap();
-        let buf = match self.unit().durable(operation) {
+        let block_bytes = usize::try_from(self.block_size(index)).unwrap();
+        let operation = match &self.second {
+            Some(second) if index != FIRST => second.unit.durable(operation),
+            _ => self.unit().durable(operation),
+        };
+        let buf = match operation {
             Operation::Read {
                 lba,
                 blocks,
@@ -369,7 +478,7 @@ impl Bench {
                 done.push(Done::Read { lba, blocks });
                 assert_eq!(buf.len(), usize::try_from(blocks).unwrap() * block_bytes);
                 if ok {
-                    buf.copy_from(0, self.range(lba, u64::from(blocks)));
+                    buf.copy_from(0, self.range(index, lba, u64::from(blocks)));
                 }
                 Some(buf)
             }
@@ -382,7 +491,7 @@ impl Bench {
                 done.push(Done::Write { lba, blocks, fua });
                 assert_eq!(buf.len(), usize::try_from(blocks).unwrap() * block_bytes);
                 if ok {
-                    buf.copy_to(0, self.range(lba, u64::from(blocks)));
+                    buf.copy_to(0, self.range(index, lba, u64::from(blocks)));
                 }
                 Some(buf)
             }
@@ -417,7 +526,7 @@ impl Bench {
             Operation::Unmap { lba, blocks } => {
                 done.push(Done::Unmap { lba, blocks });
                 if ok {
-                    self.range(lba, blocks).fill(0);
+                    self.range(index, lba, blocks).fill(0);
                 }
                 None
             }
@@ -433,7 +542,7 @@ impl Bench {
                     may_unmap,
                 });
                 if ok {
-                    self.range(lba, blocks).fill(0);
+                    self.range(index, lba, blocks).fill(0);
                 }
                 None
             }

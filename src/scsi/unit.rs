@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use super::activity::Activity;
 use super::change::NonVolatile;
+use super::copy::token::{TokenKey, Tokens};
 use super::reservations::{Matching, Reservations};
 use super::sbc::prevent_allow_medium_removal::Medium;
 use super::sense::{AdditionalSense, Sense, SenseFormat, SenseKey};
@@ -169,6 +170,8 @@ pub struct LogicalUnit {
     activity: Activity,
     pub(super) kept: NonVolatile,
     reservations: Arc<Reservations>,
+    /// ROD tokens for its blocks.
+    pub(super) tokens: Tokens,
 }
 
 impl LogicalUnit {
@@ -193,6 +196,7 @@ impl LogicalUnit {
             activity: Activity::new(1),
             kept: NonVolatile::default(),
             reservations: Arc::default(),
+            tokens: Tokens::default(),
         };
         unit.set_mode(unit.mode_default());
         unit
@@ -385,6 +389,11 @@ impl LogicalUnit {
     /// Says how registrants are told apart; called before [`restore`](Self::restore).
     pub fn match_registrants_by(&mut self, matching: Matching) {
         self.reservations = Arc::new(Reservations::restored(matching, &Default::default()));
+    }
+
+    /// What the secrets of its ROD tokens are made from; set before the unit serves anybody.
+    pub fn set_token_key(&mut self, key: TokenKey) {
+        self.tokens.set_key(key);
     }
 
     /// Takes up what the daemon kept when it last ran; called before the unit serves anybody.

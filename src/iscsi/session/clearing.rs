@@ -139,6 +139,7 @@ impl Session {
             silent |= !tells && !task.aborted;
             self.abort(env, slot, None);
         }
+        self.abort_copies_at(env, unit, None, None);
         self.resume_ordering(env, suspended);
         silent
     }

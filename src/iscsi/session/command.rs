@@ -9,8 +9,8 @@ use crate::pdu::{
     TaskAttribute,
 };
 use crate::scsi::{
-    self, AdditionalSense, Cdb, Command, Context, Event, LunAddress, Outcome, Sense, SenseKey,
-    Status, Step, Transfer,
+    self, AdditionalSense, Cdb, Change, Command, Context, Event, LunAddress, Outcome, Sense,
+    SenseKey, Status, Step, Transfer,
 };
 
 use super::connection::{Arriving, ConnectionIndex, Kind, Sink};
@@ -350,6 +350,7 @@ impl Session {
             at: mapped,
             i_t: &self.i_t,
             data_in: env.data_in,
+            copies: &mut self.copies,
             unix_ms: env.unix_ms,
         }
     }
@@ -403,18 +404,25 @@ impl Session {
             }
             Step::Stream { lba, blocks } => self.begin_stream(env, slot, lba, blocks),
             Step::Change(change) => {
-                task.state = State::Changing;
                 let unit = self.unit_of(slot).expect("only a mapped unit changes");
-                env.effects.push(Effect::Change {
-                    session: self.index,
-                    task: id,
-                    unit,
-                    change,
-                    by: Arc::clone(&self.i_t),
-                });
+                self.ask(env, slot, unit, change);
             }
+            Step::ChangeOf { unit, change } => self.ask(env, slot, unit, change),
             Step::Finish(outcome) => self.finish(env, slot, outcome),
         }
+    }
+
+    /// Asks a unit's home core.
+    fn ask(&mut self, env: &mut Env<'_>, slot: u16, unit: UnitIndex, change: Change) {
+        let task = self.tasks.slot(slot).expect("callers have found it");
+        task.state = State::Changing;
+        env.effects.push(Effect::Change {
+            session: self.index,
+            task: task.id,
+            unit,
+            change,
+            by: Arc::clone(&self.i_t),
+        });
     }
 
     fn submit(&mut self, env: &mut Env<'_>, slot: u16, unit: UnitIndex, operation: Operation) {
@@ -433,9 +441,13 @@ impl Session {
         env.requests.push(request);
     }
 
-    /// The unit that a task addresses, as long as the task is there.
+    /// The unit whose device a task has asked, else the one that it addresses, as long as the task
+    /// is there.
     pub fn unit_of_task(&mut self, task: TaskId) -> Option<UnitIndex> {
-        self.tasks.find(task)?;
+        let found = self.tasks.find(task)?;
+        if found.state == State::Device {
+            return Some(found.changing.0);
+        }
         self.unit_of(task.slot)
     }
 
@@ -546,7 +558,9 @@ impl Session {
         // All buffers go back before the window is looked at.
         task.data_out.buf = None;
         task.data_out.scratch_buf = None;
-        task.scsi = None;
+        if let Some(scsi) = task.scsi.take() {
+            scsi.abandon(&mut self.copies);
+        }
         if let Some(unit) = task.freeze {
             env.effects.push(Effect::Thaw {
                 session: self.index,

@@ -246,6 +246,8 @@ impl Session {
         let management = self.begin_management(on, request.itt, true, answer);
         for unit in &units {
             self.abort_unit(env, *unit, Some(management), Some(request.cmd_sn));
+            self.abort_copies_at(env, *unit, Some(management), Some(request.cmd_sn));
+            self.copies.forget(*unit);
         }
         self.await_acknowledgements(env, on, management);
         self.gathered(env, management);
@@ -340,7 +342,30 @@ impl Session {
     pub fn reset_by_other(&mut self, env: &mut Env<'_>, scope: &ResetScope) {
         for unit in &scope.units {
             self.abort_by_other(env, *unit);
+            self.copies.forget(*unit);
             self.raise(*unit, scope.condition);
+        }
+    }
+
+    /// Aborts third-party copies that read or write a unit and address another: after a reset or a
+    /// PREEMPT AND ABORT nothing that came before it may reach the unit.
+    pub(super) fn abort_copies_at(
+        &mut self,
+        env: &mut Env<'_>,
+        unit: UnitIndex,
+        by: Option<u32>,
+        before: Option<CmdSn>,
+    ) {
+        for slot in 0..self.tasks.capacity() {
+            let Some(task) = self.tasks.slot(slot) else {
+                continue;
+            };
+            let copies = task.scsi.as_ref().is_some_and(|scsi| scsi.copies_at(unit));
+            let later =
+                before.is_some_and(|before| !task.immediate && !task.cmd_sn.is_before(before));
+            if copies && !later && self.unit_of(slot) != Some(unit) {
+                self.abort(env, slot, by);
+            }
         }
     }
 
@@ -350,7 +375,10 @@ impl Session {
         self.tasks.iter().any(|task| {
             let unit = task.mapped.and_then(|at| self.luns.get(usize::from(at)));
             let out = task.at_device() || asked && task.state == State::Changing;
-            task.aborted && out && unit.is_some_and(|lun| units.contains(&lun.unit))
+            let scsi = task.scsi.as_ref();
+            let copies = |unit: &UnitIndex| scsi.is_some_and(|scsi| scsi.copies_at(*unit));
+            let here = unit.is_some_and(|lun| units.contains(&lun.unit));
+            task.aborted && out && (here || units.iter().any(copies))
         })
     }
 

@@ -48,6 +48,7 @@ use arrayvec::ArrayVec;
 use crate::backend::{IoError, Request, Token, UnitIndex};
 use crate::mem::{DmaBuf, Pool};
 use crate::pdu::{CmdSn, Event, FrameError, LoginResponse, StatSn, TaskManagementRequest};
+use crate::scsi::copy::operations::Operations;
 use crate::scsi::nexus;
 use crate::scsi::{
     Change, Decision, InitiatorPort, LogicalUnit, MappedLun, Nexus, NexusUnit, Outcome,
@@ -246,6 +247,7 @@ pub struct Session {
     negotiated: Box<Negotiated>,
     timeouts: Timeouts,
     i_t: Arc<Nexus>,
+    copies: Operations,
     luns: Vec<MappedLun>,
     lun_numbers: Vec<u16>,
     window: Window,
@@ -308,6 +310,7 @@ impl Session {
             index,
             timeouts,
             i_t,
+            copies: Operations::default(),
             lun_numbers: luns.iter().map(|mapped| mapped.lun).collect(),
             luns,
             window,

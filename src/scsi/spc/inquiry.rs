@@ -30,6 +30,9 @@ const HISUP_AND_FORMAT: u8 = 0x12;
 /// CMDQUE: the task management model of SAM-5.
 const CMDQUE: u8 = 0x02;
 
+/// 3PC: third-party copy commands (VPD page 8Fh says which).
+const THIRD_PARTY_COPY: u8 = 0x08;
+
 /// SPC-4, version descriptor values: SAM-5, iSCSI, SPC-4 and SBC-3, no version claimed.
 const VERSION_DESCRIPTORS: [u16; 4] = [0x00a0, 0x0960, 0x0460, 0x04c0];
 
@@ -61,7 +64,12 @@ fn standard(data: &mut ParameterData, unit: Option<&LogicalUnit>) {
         VERSION,
         HISUP_AND_FORMAT,
         0, // ADDITIONAL LENGTH, below
-        0, // SCCS, TPGS, 3PC, PROTECT: none
+        // SCCS, TPGS, PROTECT: none
+        if identity.is_some() {
+            THIRD_PARTY_COPY
+        } else {
+            0
+        },
         0,
         CMDQUE,
     ]);
@@ -106,7 +114,7 @@ mod tests {
     fn standard_data_say_what_the_unit_is() {
         let data = Bench::new(8).read(&inquiry(0, 0, 260), 260).good();
         assert_eq!(data.len(), 96);
-        assert_eq!(data[..8], [0x00, 0x00, 0x06, 0x12, 91, 0, 0, 0x02]);
+        assert_eq!(data[..8], [0x00, 0x00, 0x06, 0x12, 91, 0x08, 0, 0x02]);
         assert_eq!(&data[8..36], b"IIBLOCKDdisk            0001");
         assert_eq!(
             data[58..66],

@@ -7,6 +7,7 @@
 
 use super::inquiry::{BLOCK_DEVICE, NOTHING, put_padded};
 use super::vpd_target;
+use crate::scsi::copy::vpd::third_party_copy;
 use crate::scsi::nexus::Nexus;
 use crate::scsi::parameter::ParameterData;
 use crate::scsi::sbc::compare_and_write::MAX_COMPARE_AND_WRITE_BLOCKS;
@@ -21,7 +22,7 @@ use crate::scsi::unit::{LogicalUnit, PRODUCT_CHARS_MAX, PortIdentity, VENDOR};
 const OPTIMAL_TRANSFER_BYTES: u32 = 256 * 1024;
 
 /// Pages with their codes, ascending; page 00h lists them.
-const PAGES: [(u8, Page); 10] = [
+const PAGES: [(u8, Page); 11] = [
     (0x00, supported_pages),
     (0x80, unit_serial_number),
     (0x83, device_identification),
@@ -29,6 +30,7 @@ const PAGES: [(u8, Page); 10] = [
     (0x86, extended_inquiry),
     (0x87, vpd_target::mode_page_policy),
     (0x88, vpd_target::scsi_ports),
+    (0x8f, third_party_copy),
     (0xb0, block_limits),
     (0xb1, block_device_characteristics),
     (0xb2, logical_block_provisioning),
@@ -94,7 +96,11 @@ const UUID: u8 = 0xa;
 const ISCSI: u8 = 0x50;
 
 /// SPC-4, Device Identification page; the UUID designator is SPC-5's.
-fn device_identification(data: &mut ParameterData, unit: &LogicalUnit, i_t: &Nexus) {
+pub(in crate::scsi) fn device_identification(
+    data: &mut ParameterData,
+    unit: &LogicalUnit,
+    i_t: &Nexus,
+) {
     let port = i_t.port();
     let identity = unit.identity();
     designator(data, BINARY, UNIT | NAA, |data| {
@@ -249,7 +255,7 @@ mod tests {
         assert_eq!(
             list,
             [
-                0, 0, 0, 10, 0, 0x80, 0x83, 0x85, 0x86, 0x87, 0x88, 0xb0, 0xb1, 0xb2
+                0, 0, 0, 11, 0, 0x80, 0x83, 0x85, 0x86, 0x87, 0x88, 0x8f, 0xb0, 0xb1, 0xb2
             ]
         );
         for code in &list[4..] {

@@ -7,6 +7,7 @@ use crate::backend::UnitIndex;
 use crate::mem::{Pages, Pool};
 use crate::scsi::cdb::Cdb;
 use crate::scsi::change::Change;
+use crate::scsi::copy::operations::Operations;
 use crate::scsi::nexus::{self, InitiatorPort, MappedLun, Nexus, Whom};
 use crate::scsi::parameter::ParameterData;
 use crate::scsi::reservations::{Matching, Reservations};
@@ -216,6 +217,7 @@ impl Room {
             i_t,
             data_in: &mut self.data_in,
             unix_ms: 0,
+            copies: &mut Operations::default(),
         })
     }
 
