@@ -50,8 +50,8 @@ pub(in crate::scsi) fn start(call: &mut UnitCall<'_>) -> Begin {
     }
     let transfer = Transfer::Out(u64::from(list_bytes));
     let header = u32::try_from(parse::HEADER_BYTES).expect("16");
-    let sent = list_bytes.min(call.command.data_out_bytes);
-    if sent < header || list_bytes > header + DESCRIPTOR_LIST_BYTES_MAX {
+    let range = header..=header + DESCRIPTOR_LIST_BYTES_MAX;
+    if call.command.data_out_bytes < list_bytes || !range.contains(&list_bytes) {
         let sense = Sense::parameter_list_length_error(parse::LIST_LENGTH_AT);
         return Task::refused(transfer, sense);
     }
@@ -62,7 +62,7 @@ pub(in crate::scsi) fn start(call: &mut UnitCall<'_>) -> Begin {
         copying: None,
     };
     let step = Step::Collect {
-        data_out_bytes: sent,
+        data_out_bytes: list_bytes,
         scratch_bytes: PIECE_BYTES,
     };
     Ok((

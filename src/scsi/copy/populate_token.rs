@@ -64,13 +64,13 @@ pub(super) fn collect(
         return Task::good(Transfer::None);
     }
     let transfer = Transfer::Out(u64::from(list_bytes));
-    let sent = list_bytes.min(call.command.data_out_bytes);
-    if sent < header || list_bytes > LIST_BYTES_MAX {
+    let range = header..=LIST_BYTES_MAX;
+    if call.command.data_out_bytes < list_bytes || !range.contains(&list_bytes) {
         let sense = Sense::parameter_list_length_error(super::parse::LIST_LENGTH_AT);
         return Task::refused(transfer, sense);
     }
     let step = Step::Collect {
-        data_out_bytes: sent,
+        data_out_bytes: list_bytes,
         scratch_bytes,
     };
     Ok((Task::new(machine(call), transfer), step))

@@ -319,7 +319,7 @@ mod tests {
             (page.len(), &page[..7]),
             (64, &[0, 0x86, 0, 60, 0, 7, 1][..])
         );
-        assert_eq!((page[7], page[13]), (1, 32));
+        assert_eq!((page[7], page[13]), (1, 40));
     }
 
     #[test]
