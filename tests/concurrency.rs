@@ -8,6 +8,9 @@
 //! that supersede. `endings`: logout and the stop of the daemon. `freeze`: COMPARE AND WRITE
 //! against all others. `copies`: third-party copies. `replicas`: what every core must know of a
 //! unit. `reservations`: who may write. `acts`: what all of them do.
+//! that supersede. `endings`: logout and the stop of the daemon. `sanitize`: what outlives all of
+//! these. `freeze`: COMPARE AND WRITE against all others. `replicas`: what every core must know of a
+//! unit. `acts`: what all of them do.
 
 #![expect(
     clippy::tests_outside_test_module,
@@ -32,6 +35,8 @@ mod replicas;
 mod reservations;
 #[path = "concurrency/resets.rs"]
 mod resets;
+#[path = "concurrency/sanitize.rs"]
+mod sanitize;
 #[path = "common/served.rs"]
 mod served;
 #[path = "concurrency/task_sets.rs"]

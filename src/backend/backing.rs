@@ -109,6 +109,7 @@ fn zeroing_info(spec: &Spec, bytes: u64) -> Result<DeviceInfo, OpenError> {
     info.unmap_reads_zeroes = true;
     info.unmap_granularity = (4096 / spec.block_size).max(1);
     // Nothing of theirs survives a power loss, so nothing of a write can be lost by halves.
+    info.cryptographic_erase = true;
     info.atomic_write_blocks = ATOMIC_WRITE_BYTES / spec.block_size;
     Ok(info)
 }

@@ -203,6 +203,9 @@ pub struct DeviceInfo {
     pub unmap_granularity: u32,
     /// Blocks written all or nothing across power loss; 0 when nothing is guaranteed.
     pub atomic_write_blocks: u32,
+    /// What is unmapped or zeroed can be recovered by nobody, whatever means they have: it was held
+    /// nowhere but in memory that is given back.
+    pub cryptographic_erase: bool,
     /// The medium does not rotate (VPD B1h).
     pub non_rotating: bool,
 }

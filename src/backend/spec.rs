@@ -96,6 +96,7 @@ impl Spec {
             unmap_reads_zeroes: false,
             unmap_granularity: 1,
             atomic_write_blocks: 0,
+            cryptographic_erase: false,
             non_rotating: true,
         })
     }

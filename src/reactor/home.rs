@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::Reactor;
 use super::freeze::Freezes;
+use super::job::Running;
 use super::message::{Ask, Asker, Owner, ToControl, ToCore, Work};
 use crate::backend::UnitIndex;
 use crate::control::directory::Core;
@@ -26,6 +27,10 @@ pub(super) struct Home {
     queue: VecDeque<Ask>,
     deciding: Option<Deciding>,
     pub(super) freezes: Freezes,
+    /// What it does on its own.
+    pub(super) job: Option<Running>,
+    /// How its last job ended.
+    pub(super) last_job: Option<Result<(), Outcome>>,
 }
 
 /// A decision on its way to all cores.
@@ -173,9 +178,12 @@ impl Reactor {
     /// Every core has applied what was decided.
     pub(super) fn decided(&mut self, unit: UnitIndex) {
         let home = &mut self.homes[usize::from(unit.0)];
-        let Some(Deciding { asker, .. }) = home.deciding.take() else {
+        let Some(Deciding { asker, decision }) = home.deciding.take() else {
             unreachable!("one change of a unit is decided at a time");
         };
+        if let Some(what) = &decision.job {
+            self.begin_job(unit, what);
+        }
         self.answer(asker, Ok(()));
         self.decide(unit);
     }
@@ -211,6 +219,7 @@ impl Reactor {
         let core = match asker {
             Asker::Task(owner) => owner.core,
             Asker::Reset { core, .. } => core,
+            Asker::Job(_) => self.core,
             Asker::None => return,
         };
         self.send_to(core, ToCore::Answered { asker, result });
@@ -226,6 +235,7 @@ impl Reactor {
                 }
             }
             Asker::Reset { id, .. } => self.unit_was_reset(id),
+            Asker::Job(unit) => self.job_end_decided(unit, result),
             Asker::None => {}
         }
     }

@@ -55,6 +55,14 @@ pub enum ToCore {
     },
     /// To a unit's home: what a decision left is on disk, or could not be written.
     Saved { unit: UnitIndex, saved: bool },
+    /// To a unit's home: tell when its job is over.
+    JobAwaited { unit: UnitIndex, owner: Owner },
+    /// From a unit's home: its job is over.
+    JobEnded {
+        unit: UnitIndex,
+        owner: Owner,
+        result: Result<(), Outcome>,
+    },
     /// To a unit's home: let nobody else change these blocks.
     FreezeAsked { freeze: Freeze },
     /// From a unit's home: hold what others submit for these blocks, and acknowledge when nothing
@@ -107,6 +115,8 @@ pub enum Asker {
     Task(Owner),
     /// The reset `id` of a core.
     Reset { core: Core, id: u64 },
+    /// The unit's job, at its end.
+    Job(UnitIndex),
     /// Nobody.
     None,
 }

@@ -10,7 +10,7 @@
 //! Files: `connections` (sockets, greeting, receive and send), `sessions` (placement,
 //! reinstatement, ends), `links` (the connections of a session), `barrier` (what every core must do
 //! before an answer), `home` (who decides about a unit's changes), `freeze` (blocks that one task
-//! alone changes), `message`, `clock`, `affinity`.
+//! alone changes), `job` (what a unit does on its own), `message`, `clock`, `affinity`.
 
 pub mod affinity;
 mod barrier;
@@ -18,6 +18,7 @@ pub mod clock;
 mod connections;
 mod freeze;
 mod home;
+mod job;
 mod lent;
 mod links;
 pub mod message;
@@ -30,14 +31,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam::utils::CachePadded;
 
-use crate::backend::{self, Backing, Completion, Operation, Request, Token, UnitIndex};
+use crate::backend::{self, Backing, Completion, IoError, Operation, Request, Token, UnitIndex};
 use crate::control::directory::Core;
 use crate::control::event::Event;
 use crate::control::ring::{Inbox, Outbox, Sender};
 use crate::iscsi::login;
 use crate::iscsi::node::Nodes;
 use crate::iscsi::session::{self, Effect, Guard, Guards, SessionIndex, Timeouts};
-use crate::mem::{Pages, Pool};
+use crate::mem::{DmaBuf, Pages, Pool};
 use crate::net::{Poller, Ready};
 use crate::scsi::{LogicalUnit, NotReadyReason, ParameterData, ReadyState};
 use barrier::Barrier;
@@ -261,6 +262,7 @@ impl Reactor {
         for trouble in troubles {
             reactor.tell(trouble);
         }
+        reactor.resume_jobs();
         Ok(reactor)
     }
 
@@ -370,6 +372,12 @@ impl Reactor {
             ToCore::Asked { unit, ask } => self.asked(unit, *ask),
             ToCore::Answered { asker, result } => self.answered(asker, result),
             ToCore::Saved { unit, saved } => self.saved(unit, saved),
+            ToCore::JobAwaited { unit, owner } => self.job_awaited(unit, owner),
+            ToCore::JobEnded {
+                unit,
+                owner,
+                result,
+            } => self.job_ended(unit, owner, result),
             ToCore::FreezeAsked { freeze } => self.freeze_asked(freeze),
             ToCore::Freeze { freeze } => self.freeze(freeze),
             ToCore::FreezeAcknowledged { freeze } => self.freeze_acknowledged(freeze),
@@ -438,10 +446,8 @@ impl Reactor {
     fn completed(&mut self, completion: Completion) {
         let Completion { token, result, buf } = completion;
         let tag = token.finish();
-        if tag == FLUSH_AT_END {
-            if let Err(error) = result {
-                self.tell(Event::Trouble(format!("the last flush failed: {error:?}")));
-            }
+        if tag >= NO_SESSION {
+            self.completed_without_session(tag, result, buf);
             return;
         }
         let (index, task) = session::unpack(tag);
@@ -461,6 +467,20 @@ impl Reactor {
             .session
             .complete(&mut self.lent.env(), task, result, buf);
         self.after_session(index);
+    }
+
+    #[cold]
+    fn completed_without_session(
+        &mut self,
+        tag: u64,
+        result: Result<(), IoError>,
+        buf: Option<DmaBuf>,
+    ) {
+        if tag != FLUSH_AT_END {
+            self.job_completed(tag, result, buf);
+        } else if let Err(error) = result {
+            self.tell(Event::Trouble(format!("the last flush failed: {error:?}")));
+        }
     }
 
     /// Passes on what sessions ask of all cores.
@@ -508,6 +528,18 @@ impl Reactor {
                     };
                     self.ask_to_thaw(unit, owner);
                 }
+                Effect::AwaitJob {
+                    session,
+                    task,
+                    unit,
+                } => {
+                    let owner = Owner {
+                        core,
+                        session,
+                        task,
+                    };
+                    self.await_job(unit, owner);
+                }
                 Effect::Reset {
                     session,
                     management,
@@ -540,6 +572,7 @@ impl Reactor {
         self.calendar = clock::Calendar::read();
         self.tick_connections();
         self.tick_sessions();
+        self.tick_jobs();
     }
 
     fn quiesce(&mut self, seconds: u16) {
@@ -614,7 +647,9 @@ fn attach(
     troubles
 }
 
-/// The tag of a flush that no session asked for. Sessions never have index 65535.
+/// Tags from here on are nobody's of a session: sessions never have index 65535.
+const NO_SESSION: u64 = 0xffff << 48;
+/// The tag of the flush at the end.
 const FLUSH_AT_END: u64 = u64::MAX;
 /// Keys of the poller that are not connections.
 const DOORBELL: u64 = u64::MAX;

@@ -13,12 +13,14 @@
 use std::sync::Arc;
 
 use super::copy::token::{TokenChange, TokenUpdate};
+use super::job::Sanitize;
 use super::nexus::{Nexus, Whom};
 use super::reservations::{Persistent, Request, Reservations};
+use super::sense::Sense;
 use super::spc::echo_buffer::Echo;
 use super::spc::mode_pages::ModeParameters;
 use super::spc::mode_select::ModeSelection;
-use super::task::Outcome;
+use super::task::{Outcome, Status};
 use super::unit::LogicalUnit;
 use super::unit_attention::UnitAttention;
 
@@ -50,6 +52,14 @@ pub enum Change {
     Reset,
     /// PERSISTENT RESERVE OUT, RESERVE or RELEASE.
     Reservation(Box<Request>),
+    /// SANITIZE: begin this operation.
+    Sanitize(Sanitize),
+    /// So much of the sanitize operation is done, in 65536ths.
+    SanitizeProgress(u16),
+    /// The sanitize operation is over: `true` when it succeeded.
+    Sanitized(bool),
+    /// SANITIZE, EXIT FAILURE MODE.
+    ExitSanitizeFailure,
     /// The asking nexus is gone: what belonged to it alone is undone (SAM-5 §6.3.4).
     NexusLost,
 }
@@ -63,6 +73,8 @@ pub struct Decision {
     pub attentions: Vec<(Whom, UnitAttention)>,
     /// Whose tasks are aborted (PREEMPT AND ABORT); the asking task itself never is.
     pub abort: Whom,
+    /// The home core does this once the update is everywhere.
+    pub job: Option<Sanitize>,
     /// [`LogicalUnit::non_volatile`] has changed: it is on disk before anyone is told.
     pub save: bool,
 }
@@ -73,6 +85,7 @@ impl Decision {
         self.update.is_none()
             && self.attentions.is_empty()
             && self.abort == Whom::Nobody
+            && self.job.is_none()
             && !self.save
     }
 
@@ -89,6 +102,14 @@ impl Decision {
         let others = Whom::EveryoneBut(Arc::clone(by));
         self.attentions.push((others, condition));
         self
+    }
+
+    /// The same, and the unit's state that survives a restart has changed with it.
+    fn kept(update: Update) -> Self {
+        Self {
+            save: true,
+            ..Self::update(update)
+        }
     }
 }
 
@@ -116,6 +137,10 @@ pub enum Update {
         saved: bool,
     },
     Reset,
+    Sanitizing(Sanitize),
+    SanitizeProgress(u16),
+    Sanitized(bool),
+    ExitSanitizeFailure,
 }
 
 impl LogicalUnit {
@@ -158,6 +183,28 @@ impl LogicalUnit {
                 bytes: bytes.clone(),
             }))),
             Change::Reset => Decision::update(Update::Reset),
+            Change::Sanitize(what) => {
+                // Another one has begun since the command was let in.
+                if let Some(sense) = self.sanitize_in_progress() {
+                    return Err(check_condition(sense));
+                }
+                Decision {
+                    job: Some(what.clone()),
+                    ..Decision::kept(Update::Sanitizing(what.clone()))
+                }
+            }
+            Change::SanitizeProgress(progress) => {
+                Decision::update(Update::SanitizeProgress(*progress))
+            }
+            Change::Sanitized(well) => Decision::kept(Update::Sanitized(*well)),
+            Change::ExitSanitizeFailure => match &self.kept.sanitize {
+                None => Decision::default(),
+                Some(kept) if kept.failed && kept.what.unrestricted_exit => {
+                    Decision::kept(Update::ExitSanitizeFailure)
+                }
+                // SBC-3 §4.11: only another SANITIZE ends the restricted completion mode.
+                Some(_) => return Err(check_condition(Sense::invalid_field_in_cdb(1, Some(4)))),
+            },
         })
     }
 
@@ -239,7 +286,7 @@ impl LogicalUnit {
                 self.set_mode(*current);
             }
             // SBC-3 §4.20: a reset brings a stopped unit back. SPC-4, mode parameters: and the
-            // saved values.
+            // saved values. It does not end a sanitize operation (SBC-3 §4.11).
             Update::Reset => {
                 self.set_started(true);
                 self.medium.allow_all();
@@ -250,7 +297,27 @@ impl LogicalUnit {
                     self.set_reservations(Arc::new(next));
                 }
             }
+            Update::Sanitizing(what) => self.set_sanitize(Some(KeptSanitize {
+                what: what.clone(),
+                failed: false,
+            })),
+            Update::SanitizeProgress(progress) => self.set_sanitize_progress(*progress),
+            Update::Sanitized(false) => {
+                let failed = self.kept.sanitize.take();
+                self.set_sanitize(failed.map(|kept| KeptSanitize {
+                    failed: true,
+                    ..kept
+                }));
+            }
+            Update::Sanitized(true) | Update::ExitSanitizeFailure => self.set_sanitize(None),
         }
+    }
+}
+
+fn check_condition(sense: Sense) -> Outcome {
+    Outcome {
+        status: Status::CheckCondition,
+        sense: Some(sense),
     }
 }
 
@@ -267,4 +334,13 @@ pub struct NonVolatile {
     pub identifying_information: Vec<u8>,
     /// Persistent reservations, where APTPL has them persist.
     pub reservations: Persistent,
+    /// A sanitize operation that has begun and not succeeded.
+    pub sanitize: Option<KeptSanitize>,
+}
+
+/// What is kept of a sanitize operation: it goes on after a restart, or has failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeptSanitize {
+    pub what: Sanitize,
+    pub failed: bool,
 }

@@ -80,7 +80,6 @@ pub struct Job {
     block_size: u32,
     blocks: u64,
     may_unmap: bool,
-    flushes: bool,
     /// The pass that is under way, from 0, and its first block that is not done.
     pass: u8,
     at: u64,
@@ -96,7 +95,6 @@ impl Job {
             block_size: info.block_size,
             blocks: info.blocks,
             may_unmap: info.unmap,
-            flushes: info.write_cache,
             pass: 0,
             at: 0,
             flushing: false,
@@ -128,16 +126,7 @@ impl Job {
         if self.at == self.blocks {
             // SBC-3 §4.11: what is sanitized is the medium, caches included, in every pass.
             self.flushing = true;
-            return JobStep::Submit(if self.flushes {
-                Operation::Flush
-            } else {
-                Operation::WriteZeroes {
-                    lba: self.blocks,
-                    blocks: 0,
-                    fua: false,
-                    may_unmap: false,
-                }
-            });
+            return JobStep::Submit(Operation::Flush);
         }
         match self.method {
             SanitizeMethod::BlockErase | SanitizeMethod::CryptographicErase => self.erase(),
@@ -308,7 +297,10 @@ mod tests {
         for unmap in [true, false] {
             let mut info = testbed::info(512, blocks);
             info.unmap = unmap;
-            for method in [SanitizeMethod::BlockErase, SanitizeMethod::CryptographicErase] {
+            for method in [
+                SanitizeMethod::BlockErase,
+                SanitizeMethod::CryptographicErase,
+            ] {
                 let (_, seen, _) = run(method, &info);
                 let mut next = 0;
                 for operation in &seen[..seen.len() - 1] {
@@ -369,7 +361,10 @@ mod tests {
                 told.extend(job.progress());
             }
         }
-        assert!(told.is_sorted() && told.len() > 32 && told.len() <= 64, "{told:?}");
+        assert!(
+            told.is_sorted() && told.len() > 32 && told.len() <= 64,
+            "{told:?}"
+        );
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod activity;
 pub mod cdb;
 pub mod change;
 pub mod copy;
+pub mod job;
 pub mod lun;
 pub mod nexus;
 pub mod opcodes;
@@ -37,6 +38,7 @@ mod testbed;
 
 pub use cdb::Cdb;
 pub use change::{Change, Decision, NonVolatile, Update};
+pub use job::{Job, JobEvent, JobStep, Sanitize};
 pub use lun::{LunAddress, WellKnownLun};
 pub use nexus::{InitiatorPort, MappedLun, Nexus, Whom};
 pub use parameter::ParameterData;

@@ -22,7 +22,7 @@ use super::{copy, sbc, spc};
 bitflags! {
     /// What a command is allowed to pass by, and what it needs.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    pub struct Gates: u8 {
+    pub struct Gates: u16 {
         /// Runs, and reports no unit attention, while one is pending (SAM-5).
         const PASSES_UNIT_ATTENTION = 1 << 0;
         /// Runs while the unit is not ready or stopped.
@@ -35,6 +35,10 @@ bitflags! {
         const CHANGES = 1 << 4;
         /// Exists only where the device guarantees atomic writes (VPD B0h).
         const NEEDS_ATOMIC_WRITES = 1 << 5;
+        /// Runs after a sanitize operation has failed (SBC-3 §4.11).
+        const PASSES_FAILED_SANITIZE = 1 << 6;
+        /// Exists only where erased blocks can be recovered by nobody.
+        const NEEDS_CRYPTOGRAPHIC_ERASE = 1 << 7;
     }
 }
 
@@ -176,13 +180,16 @@ impl Opcode {
 
     /// Whether this unit has the command at all.
     pub fn available(&self, unit: &LogicalUnit) -> bool {
-        const NEEDS: Gates = Gates::NEEDS_UNMAP.union(Gates::NEEDS_ATOMIC_WRITES);
+        const NEEDS: Gates = Gates::NEEDS_UNMAP
+            .union(Gates::NEEDS_ATOMIC_WRITES)
+            .union(Gates::NEEDS_CRYPTOGRAPHIC_ERASE);
         if !self.gates.intersects(NEEDS) {
             return true;
         }
         let info = unit.info();
         (!self.gates.contains(Gates::NEEDS_UNMAP) || info.unmap)
             && (!self.gates.contains(Gates::NEEDS_ATOMIC_WRITES) || info.atomic_write_blocks > 0)
+            && (!self.gates.contains(Gates::NEEDS_CRYPTOGRAPHIC_ERASE) || info.cryptographic_erase)
     }
 }
 
@@ -268,6 +275,8 @@ pub fn rows() -> &'static [Opcode] {
 use Direction::{In, None as NoData, Out};
 use Handler::{Target, Unit};
 
+/// Erases the whole unit, however long that takes: what the timeouts tell is the time to begin.
+const SANITIZES: Gates = Gates::WRITES.union(Gates::PASSES_FAILED_SANITIZE);
 const ANYTIME: Gates = Gates::PASSES_UNIT_ATTENTION.union(Gates::PASSES_NOT_READY);
 const SETTINGS: Gates = Gates::PASSES_NOT_READY.union(Gates::CHANGES);
 
@@ -325,6 +334,16 @@ static TABLE: &[Opcode] = &[
         Out, LONG, Unit(sbc::write_same::start)).with_gates(Gates::WRITES),
     Opcode::new("UNMAP", &[0x42, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
         Out, LONG, Unit(sbc::unmap::start)).with_gates(Gates::WRITES.union(Gates::NEEDS_UNMAP)),
+    Opcode::new("SANITIZE: OVERWRITE", &[0x48, 0xa1, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
+        Out, LONG, Unit(sbc::sanitize::overwrite)).with_service_action().with_gates(SANITIZES),
+    Opcode::new("SANITIZE: BLOCK ERASE", &[0x48, 0xa2, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
+        NoData, LONG, Unit(sbc::sanitize::block_erase)).with_service_action().with_gates(SANITIZES),
+    Opcode::new("SANITIZE: CRYPTOGRAPHIC ERASE", &[0x48, 0xa3, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
+        NoData, LONG, Unit(sbc::sanitize::cryptographic_erase)).with_service_action()
+        .with_gates(SANITIZES.union(Gates::NEEDS_CRYPTOGRAPHIC_ERASE)),
+    Opcode::new("SANITIZE: EXIT FAILURE MODE", &[0x48, 0xbf, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
+        NoData, LONG, Unit(sbc::sanitize::exit_failure_mode)).with_service_action()
+        .with_gates(SANITIZES),
     Opcode::new("LOG SENSE", &[0x4d, 0, 0xff, 0xff, 0, 0xff, 0xff, 0xff, 0xff, 0],
         In, QUICK, Unit(spc::log_sense::start)).with_gates(Gates::PASSES_NOT_READY),
     Opcode::new("MODE SELECT (10)", &[0x55, 0x11, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
@@ -659,6 +678,7 @@ mod tests {
                     cdb[at] |= 1 << bit;
                     let mut info = crate::scsi::testbed::info(512, 8);
                     info.atomic_write_blocks = 8;
+                    info.cryptographic_erase = true;
                     let answer = Bench::with_info(info).run(&cdb, &[], 512);
                     answer.invalid_field(u16::try_from(at).unwrap(), Some(bit));
                 }
@@ -671,6 +691,7 @@ mod tests {
         for row in rows() {
             let mut info = crate::scsi::testbed::info(512, 8);
             info.atomic_write_blocks = 8;
+            info.cryptographic_erase = true;
             let mut bench = Bench::with_info(info);
             bench.nexus = crate::scsi::unit_attention::NexusUnit::new(true);
             let mut cdb = [0; 32];
@@ -771,6 +792,7 @@ mod tests {
         ) {
             let mut info = crate::scsi::testbed::info(512, BLOCKS);
             info.atomic_write_blocks = 64;
+            info.cryptographic_erase = true;
             let mut bench = Bench::with_info(info);
             let before = bench.disk.clone();
             let answer = bench.run(&cdb, &data_out, data_in_bytes);

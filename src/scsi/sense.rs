@@ -43,6 +43,7 @@ impl AdditionalSense {
     pub const BECOMING_READY: Self = Self::new(0x04, 0x01);
     pub const INITIALIZING_COMMAND_REQUIRED: Self = Self::new(0x04, 0x02);
     pub const MANUAL_INTERVENTION_REQUIRED: Self = Self::new(0x04, 0x03);
+    pub const SANITIZE_IN_PROGRESS: Self = Self::new(0x04, 0x1b);
     pub const WRITE_ERROR: Self = Self::new(0x0c, 0x00);
     pub const INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT: Self = Self::new(0x0e, 0x03);
     pub const UNRECOVERED_READ_ERROR: Self = Self::new(0x11, 0x00);
@@ -58,6 +59,7 @@ impl AdditionalSense {
     pub const SOFTWARE_WRITE_PROTECTED: Self = Self::new(0x27, 0x02);
     pub const SPACE_ALLOCATION_FAILED_WRITE_PROTECT: Self = Self::new(0x27, 0x07);
     pub const COMMAND_SEQUENCE_ERROR: Self = Self::new(0x2c, 0x00);
+    pub const SANITIZE_COMMAND_FAILED: Self = Self::new(0x31, 0x03);
     pub const MEDIUM_NOT_PRESENT: Self = Self::new(0x3a, 0x00);
     pub const LOGICAL_UNIT_FAILED_SELF_TEST: Self = Self::new(0x3e, 0x03);
     pub const ECHO_BUFFER_OVERWRITTEN: Self = Self::new(0x3f, 0x0f);
@@ -86,6 +88,8 @@ pub enum SenseSpecific {
     Segment {
         byte: u16,
     },
+    /// PROGRESS INDICATION: how much is done, in 65536ths.
+    Progress(u16),
 }
 
 /// One error or state, not yet encoded.
@@ -243,6 +247,10 @@ impl SenseSpecific {
             Self::Segment { byte } => {
                 let [high, low] = byte.to_be_bytes();
                 Some([0x80 | 0x20, high, low])
+            }
+            Self::Progress(progress) => {
+                let [high, low] = progress.to_be_bytes();
+                Some([0x80, high, low])
             }
         }
     }

@@ -26,7 +26,7 @@ use super::parameter::ParameterData;
 use super::reservations::access::{self, Access};
 use super::sbc::{
     compare_and_write::CompareAndWrite, get_lba_status::GetLbaStatus, or_write::OrWrite,
-    prevent_allow_medium_removal::PreventAllow, start_stop_unit::StartStopUnit,
+    prevent_allow_medium_removal::PreventAllow, sanitize::Sanitize, start_stop_unit::StartStopUnit,
     synchronize_cache::SynchronizeCache, unmap::Unmap, verify::Verify,
     write_and_verify::WriteAndVerify, write_atomic::WriteAtomic, write_same::WriteSame,
 };
@@ -36,7 +36,7 @@ use super::spc::{
     diagnostic::SelfTest, mode_select::ModeSelect, persistent_reserve_in::PersistentReserveIn,
     persistent_reserve_out::PersistentReserveOut, reserve, setting::Setting,
 };
-use super::unit::LogicalUnit;
+use super::unit::{LogicalUnit, ReadyState};
 use super::unit_attention::NexusUnit;
 use crate::backend::{IoError, Operation, UnitIndex};
 use crate::mem::DmaBuf;
@@ -76,6 +76,9 @@ pub enum Step {
     Change(Change),
     /// Ask the home core of another unit. Answer: [`Event::Changed`].
     ChangeOf { unit: UnitIndex, change: Change },
+    /// Wait for the end of the job that this task's change has begun. It lets go of the task at any
+    /// time: nothing of a reset or of the session's end waits for it. Answer: [`Event::Changed`].
+    AwaitJob,
     /// The task is over. Parameter data, if any, stand in the context's `data_in`.
     Finish(Outcome),
 }
@@ -290,6 +293,7 @@ pub(super) enum Machine {
     PersistentReserveIn(PersistentReserveIn),
     PersistentReserveOut(PersistentReserveOut),
     Reserve,
+    Sanitize(Sanitize),
 }
 
 impl Task {
@@ -360,6 +364,7 @@ impl Task {
             }
             Machine::PersistentReserveOut(out) => out.resume(&event),
             Machine::Reserve => reserve::resume(&event),
+            Machine::Sanitize(sanitize) => sanitize.resume(&event),
         }
         .unwrap_or_else(Step::check_condition)
     }
@@ -498,13 +503,16 @@ fn admit(cx: &mut Context<'_>, command: &Command) -> Begin {
         return Err(NO_UNIT);
     };
     // Before what the device can do: without a device nothing is known of that.
-    if !gates.contains(Gates::PASSES_NOT_READY)
-        && let Some(sense) = unit.not_ready()
+    if !unit.is_usable()
+        && let Some(sense) = obstacle(unit, gates)
     {
         return Err(sense);
     }
     if !row.available(unit) {
-        return Err(unknown_opcode());
+        return Err(match row.service_action {
+            None => unknown_opcode(),
+            Some(_) => opcodes::unknown_service_action(cdb),
+        });
     }
     let read_only = unit.write_protected() || mapped.nexus.read_only();
     if read_only && gates.intersects(Gates::WRITES | Gates::CHANGES) {
@@ -549,6 +557,22 @@ fn conflicts(cx: &Context<'_>, row: &Opcode, cdb: &Cdb) -> bool {
 /// Nothing is mapped at the LUN.
 const NO_UNIT: Sense = Sense::illegal_request(AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED);
 
+/// What keeps a command with these gates from a unit that is not ready or being sanitized.
+#[cold]
+fn obstacle(unit: &LogicalUnit, gates: Gates) -> Option<Sense> {
+    // SBC-3 §4.11: also what could do without the medium waits for the end of a sanitize
+    // operation, and for the way out after one that failed.
+    let sanitize = unit.sanitize_in_progress().or_else(|| {
+        let failed = unit.sanitize_failed();
+        failed.filter(|_| !gates.contains(Gates::PASSES_FAILED_SANITIZE))
+    });
+    match unit.ready() {
+        ReadyState::Ready if unit.non_volatile().sanitize.is_some() => sanitize,
+        _ if gates.contains(Gates::PASSES_NOT_READY) => sanitize,
+        _ => unit.not_ready(),
+    }
+}
+
 fn unknown_opcode() -> Sense {
     Sense::illegal_request(AdditionalSense::INVALID_COMMAND_OPERATION_CODE)
 }
@@ -564,7 +588,7 @@ mod tests {
     use super::*;
     use crate::scsi::change::Update;
     use crate::scsi::testbed::{self, Bench};
-    use crate::scsi::unit::{NotReadyReason, ReadyState};
+    use crate::scsi::unit::NotReadyReason;
     use crate::scsi::unit_attention::UnitAttention;
 
     const TEST_UNIT_READY: [u8; 6] = [0; 6];

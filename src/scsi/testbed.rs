@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::cdb::Cdb;
 use super::change::Change;
 use super::copy::operations::Operations;
+use super::job::{FAILED, Job, JobEvent, JobStep};
 use super::nexus::{InitiatorPort, MappedLun, Nexus};
 use super::parameter::ParameterData;
 use super::sense::{AdditionalSense, Sense, SenseKey};
@@ -53,6 +54,7 @@ pub(super) fn info(block_size: u32, blocks: u64) -> DeviceInfo {
         unmap_reads_zeroes: true,
         unmap_granularity: 8,
         atomic_write_blocks: 0,
+        cryptographic_erase: false,
         non_rotating: true,
     }
 }
@@ -184,6 +186,9 @@ pub(super) struct Bench {
     pub(super) abort_after: Option<usize>,
     /// Fails every operation of the device.
     pub(super) fault: Option<IoError>,
+    /// Fails every operation of a job that outlives its command.
+    pub(super) job_fault: Option<IoError>,
+    job: Option<Job>,
     /// Ranges without memory behind them, as (LBA, blocks): what GET LBA STATUS is told.
     pub(super) holes: Vec<(u64, u64)>,
     i_t: Arc<Nexus>,
@@ -228,6 +233,8 @@ impl Bench {
             unix_ms: UNIX_MS,
             abort_after: None,
             fault: None,
+            job_fault: None,
+            job: None,
             holes: Vec::new(),
             i_t: nexus(PortIdentity::new("iqn.2026-11.io.example:disk", 1, 2).unwrap()),
             data_in: ParameterData::new(),
@@ -358,6 +365,7 @@ impl Bench {
                     let by = Arc::clone(&self.i_t);
                     Event::Changed(self.change_of(unit, &change, &by))
                 }
+                Step::AwaitJob => Event::Changed(self.finish_job()),
             };
             step = self.with_context(|cx| task.resume(cx, event));
         }
@@ -400,7 +408,39 @@ impl Bench {
             }
         }
         nexus.refresh(unit, &self.i_t);
+        self.nexus.refresh(unit, &self.i_t);
+        if let Some(what) = &decision.job {
+            self.job = Some(Job::new(what, self.unit().info()));
+        }
         Ok(())
+    }
+
+    /// Runs the job that a command has begun to its end, as the home core would.
+    pub(super) fn finish_job(&mut self) -> Result<(), Outcome> {
+        let mut job = self.job.take().expect("a command has begun one");
+        let mut event = JobEvent::Begin;
+        for _ in 0..STEPS_MAX {
+            event = match job.next(event) {
+                JobStep::Buffer(bytes) => {
+                    let bytes = u32::try_from(bytes).unwrap();
+                    JobEvent::Buffer(self.buf(bytes).unwrap())
+                }
+                JobStep::Submit(operation) => {
+                    let fault = std::mem::replace(&mut self.fault, self.job_fault);
+                    let completed = self.execute(UnitIndex(0), operation, &mut Vec::new());
+                    self.fault = fault;
+                    let Event::Completed { result, buf } = completed else {
+                        panic!("{completed:?}")
+                    };
+                    JobEvent::Completed { result, buf }
+                }
+                JobStep::Done(result) => {
+                    self.change(&Change::Sanitized(result.is_ok()))?;
+                    return result.map_err(|_| FAILED);
+                }
+            };
+        }
+        panic!("the job did not end");
     }
 
     fn with_context<R>(&mut self, call: impl FnOnce(&mut Context<'_>) -> R) -> R {

@@ -14,11 +14,12 @@ use arrayvec::ArrayString;
 use thiserror::Error;
 
 use super::activity::Activity;
-use super::change::NonVolatile;
+use super::change::{KeptSanitize, NonVolatile};
 use super::copy::token::{TokenKey, Tokens};
+use super::job::{SANITIZE_COMMAND_FAILED, Sanitize};
 use super::reservations::{Matching, Reservations};
 use super::sbc::prevent_allow_medium_removal::Medium;
-use super::sense::{AdditionalSense, Sense, SenseFormat, SenseKey};
+use super::sense::{AdditionalSense, Sense, SenseFormat, SenseKey, SenseSpecific};
 use super::spc::echo_buffer::Echo;
 use super::spc::mode_pages::{ModeParameters, Qerr};
 use crate::backend::{DeviceInfo, Operation};
@@ -156,8 +157,11 @@ pub struct LogicalUnit {
     read_only: bool,
     ready: ReadyState,
     started: bool,
-    /// Whether commands can use the medium: ready, started and not ejected.
+    /// Whether commands can use the medium: ready, started, not ejected, and no sanitize operation
+    /// goes on or has failed.
     usable: bool,
+    /// PROGRESS INDICATION of a sanitize operation.
+    sanitize_progress: u16,
     pub(super) medium: Medium,
     /// The current values; `write_protected` and `write_through` follow from them.
     mode: ModeParameters,
@@ -186,6 +190,7 @@ impl LogicalUnit {
             ready: ReadyState::Ready,
             started: true,
             usable: true,
+            sanitize_progress: 0,
             medium: Medium::default(),
             mode: ModeParameters::empty(),
             write_protected: false,
@@ -214,6 +219,7 @@ impl LogicalUnit {
             unmap_reads_zeroes: false,
             unmap_granularity: 1,
             atomic_write_blocks: 0,
+            cryptographic_erase: false,
             non_rotating: true,
         };
         let mut unit = Self::new(identity, info, false);
@@ -341,7 +347,45 @@ impl LogicalUnit {
     }
 
     fn update_usable(&mut self) {
-        self.usable = self.ready == ReadyState::Ready && self.started && !self.medium.ejected;
+        self.usable = self.ready == ReadyState::Ready
+            && self.started
+            && !self.medium.ejected
+            && self.kept.sanitize.is_none();
+    }
+
+    /// Whether nothing keeps commands from the medium: there is no [`Self::not_ready`].
+    pub(super) fn is_usable(&self) -> bool {
+        self.usable
+    }
+
+    pub(super) fn set_sanitize(&mut self, kept: Option<KeptSanitize>) {
+        self.kept.sanitize = kept;
+        self.sanitize_progress = 0;
+        self.update_usable();
+    }
+
+    pub(super) fn set_sanitize_progress(&mut self, progress: u16) {
+        self.sanitize_progress = progress;
+    }
+
+    /// The sanitize operation that has begun and not ended.
+    pub fn sanitizing(&self) -> Option<&Sanitize> {
+        let kept = self.kept.sanitize.as_ref().filter(|kept| !kept.failed);
+        kept.map(|kept| &kept.what)
+    }
+
+    /// What almost every command is told meanwhile (SBC-3 §4.11).
+    pub(super) fn sanitize_in_progress(&self) -> Option<Sense> {
+        self.sanitizing().map(|_| Sense {
+            specific: SenseSpecific::Progress(self.sanitize_progress),
+            ..Sense::new(SenseKey::NotReady, AdditionalSense::SANITIZE_IN_PROGRESS)
+        })
+    }
+
+    /// What almost every command is told after a sanitize operation that failed (SBC-3 §4.11).
+    pub(super) fn sanitize_failed(&self) -> Option<Sense> {
+        let failed = self.kept.sanitize.as_ref().filter(|kept| kept.failed);
+        failed.map(|_| SANITIZE_COMMAND_FAILED)
     }
 
     /// The medium can be taken out (RMB of INQUIRY); called before the unit serves anybody.
@@ -404,6 +448,7 @@ impl LogicalUnit {
             reservations: self.reservations.persistent(),
             ..kept
         };
+        self.update_usable();
         self.set_mode(self.mode_saved());
     }
 
@@ -426,6 +471,9 @@ impl LogicalUnit {
     pub fn not_ready(&self) -> Option<Sense> {
         if self.usable {
             return None;
+        }
+        if self.ready == ReadyState::Ready && self.kept.sanitize.is_some() {
+            return self.sanitize_in_progress().or(self.sanitize_failed());
         }
         let additional = match self.ready {
             ReadyState::NotReady(reason) => reason.additional_sense(),

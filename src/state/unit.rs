@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{StateDir, StateError};
 use crate::scsi::NonVolatile;
+use crate::scsi::change::KeptSanitize;
+use crate::scsi::job::{Sanitize, SanitizeMethod};
 use crate::scsi::spc::mode_pages::ModeParameters;
 
 mod reservations;
@@ -40,7 +42,86 @@ struct Stored {
     identifying_information: Vec<u8>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reservations: Option<reservations::Stored>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sanitize: Option<StoredSanitize>,
 }
+
+/// See [`KeptSanitize`].
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredSanitize {
+    method: StoredMethod,
+    unrestricted_exit: bool,
+    failed: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+enum StoredMethod {
+    BlockErase,
+    CryptographicErase,
+    Overwrite {
+        pattern: Vec<u8>,
+        count: u8,
+        invert: bool,
+    },
+}
+
+impl From<&KeptSanitize> for StoredSanitize {
+    fn from(kept: &KeptSanitize) -> Self {
+        Self {
+            method: match &kept.what.method {
+                SanitizeMethod::BlockErase => StoredMethod::BlockErase,
+                SanitizeMethod::CryptographicErase => StoredMethod::CryptographicErase,
+                SanitizeMethod::Overwrite {
+                    pattern,
+                    count,
+                    invert,
+                } => StoredMethod::Overwrite {
+                    pattern: pattern.clone(),
+                    count: *count,
+                    invert: *invert,
+                },
+            },
+            unrestricted_exit: kept.what.unrestricted_exit,
+            failed: kept.failed,
+        }
+    }
+}
+
+impl StoredSanitize {
+    /// `None`: no SANITIZE can have left this.
+    fn kept(self) -> Option<KeptSanitize> {
+        let method = match self.method {
+            StoredMethod::BlockErase => SanitizeMethod::BlockErase,
+            StoredMethod::CryptographicErase => SanitizeMethod::CryptographicErase,
+            StoredMethod::Overwrite {
+                pattern,
+                count,
+                invert,
+            } => {
+                if pattern.is_empty() || pattern.len() > PATTERN_BYTES_MAX || count == 0 {
+                    return None;
+                }
+                SanitizeMethod::Overwrite {
+                    pattern,
+                    count,
+                    invert,
+                }
+            }
+        };
+        Some(KeptSanitize {
+            what: Sanitize {
+                method,
+                unrestricted_exit: self.unrestricted_exit,
+            },
+            failed: self.failed,
+        })
+    }
+}
+
+/// The largest logical block.
+const PATTERN_BYTES_MAX: usize = 4096;
 
 impl StateDir {
     /// What was kept of a unit; the default where nothing was.
@@ -90,6 +171,7 @@ fn emit(state: &NonVolatile) -> Vec<u8> {
         mode: state.mode.map(|mode| names(&mode)),
         identifying_information: state.identifying_information.clone(),
         reservations: reservations::Stored::of(&state.reservations),
+        sanitize: state.sanitize.as_ref().map(StoredSanitize::from),
     };
     let file = UnitFile {
         version: VERSION,
@@ -115,10 +197,15 @@ fn parse(bytes: &[u8]) -> Option<NonVolatile> {
         Some(stored) => stored.restored()?,
         None => Default::default(),
     };
+    let sanitize = match file.state.sanitize {
+        None => None,
+        Some(stored) => Some(stored.kept()?),
+    };
     Some(NonVolatile {
         mode,
         identifying_information: file.state.identifying_information,
         reservations,
+        sanitize,
     })
 }
 
@@ -154,6 +241,17 @@ mod tests {
                 }),
                 registrations,
             },
+            sanitize: Some(KeptSanitize {
+                what: Sanitize {
+                    method: SanitizeMethod::Overwrite {
+                        pattern: vec![1, 2, 3],
+                        count: 31,
+                        invert: true,
+                    },
+                    unrestricted_exit: true,
+                },
+                failed: false,
+            }),
         }
     }
 

@@ -15,7 +15,7 @@ use iiblockdaemon::iscsi::transmit::SLICES_MAX;
 use iiblockdaemon::mem::{CHUNK_BYTES, Pages, Pool};
 use iiblockdaemon::pdu::{Cid, CmdSn, Isid, Itt, LoginResponse, LoginStatus, Stage, StatSn, Tsih};
 use iiblockdaemon::reactor::clock;
-use iiblockdaemon::scsi::{Identity, LogicalUnit, ParameterData};
+use iiblockdaemon::scsi::{Identity, LogicalUnit, ParameterData, Update};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -211,6 +211,10 @@ impl Bench {
                 self.with(|session, env| session.frozen(env, task));
             }
             Effect::Thaw { .. } => {}
+            Effect::AwaitJob { task, unit, .. } => {
+                self.units[usize::from(unit.0)].apply(&Update::Sanitized(true));
+                self.with(|session, env| session.job_ended(env, task, unit, Ok(())));
+            }
             Effect::Reset { management, .. } => {
                 self.with(|session, env| session.reset_done(env, management));
             }
@@ -326,6 +330,7 @@ fn unit() -> LogicalUnit {
         unmap_reads_zeroes: true,
         unmap_granularity: 8,
         atomic_write_blocks: 0,
+        cryptographic_erase: false,
         non_rotating: true,
     };
     assert_eq!(UnitIndex(0).0, 0, "the only unit");

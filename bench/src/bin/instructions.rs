@@ -252,6 +252,7 @@ fn unit() -> LogicalUnit {
         unmap_reads_zeroes: true,
         unmap_granularity: 8,
         atomic_write_blocks: 0,
+        cryptographic_erase: false,
         non_rotating: true,
     };
     LogicalUnit::new(identity, info, false)

@@ -56,6 +56,7 @@ fn unit(serial: &str) -> LogicalUnit {
         unmap_reads_zeroes: true,
         unmap_granularity: 8,
         atomic_write_blocks: 0,
+        cryptographic_erase: false,
         non_rotating: true,
     };
     let identity = Identity::new("disk", "0001", serial, 1, [1; 16]).unwrap();

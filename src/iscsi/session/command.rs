@@ -408,6 +408,15 @@ impl Session {
                 self.ask(env, slot, unit, change);
             }
             Step::ChangeOf { unit, change } => self.ask(env, slot, unit, change),
+            Step::AwaitJob => {
+                task.state = State::Awaiting;
+                let unit = self.unit_of(slot).expect("only a mapped unit has a job");
+                env.effects.push(Effect::AwaitJob {
+                    session: self.index,
+                    task: id,
+                    unit,
+                });
+            }
             Step::Finish(outcome) => self.finish(env, slot, outcome),
         }
     }
@@ -624,7 +633,11 @@ impl Task {
             State::Arriving | State::Held | State::Draining => true,
             State::Blocked | State::Collecting => self.data_out.open(),
             // What waits for room to be sent is judged by what is being sent.
-            State::Streaming | State::Device | State::Changing | State::Clearing => false,
+            State::Streaming
+            | State::Device
+            | State::Changing
+            | State::Awaiting
+            | State::Clearing => false,
         }
     }
 }

@@ -133,6 +133,12 @@ pub enum Effect {
         task: TaskId,
         unit: UnitIndex,
     },
+    /// Call [`Session::job_ended`] when the unit's job is over.
+    AwaitJob {
+        session: SessionIndex,
+        task: TaskId,
+        unit: UnitIndex,
+    },
     /// Abort what all sessions have at these units, on every core, then call
     /// [`Session::reset_done`].
     Reset {
@@ -546,6 +552,21 @@ impl Session {
     /// Nobody else changes the blocks that this task asked for.
     pub fn frozen(&mut self, env: &mut Env<'_>, task: TaskId) {
         self.answered(env, task, crate::scsi::Event::Frozen);
+    }
+
+    /// The unit's job that this task waits for is over. The task may be gone, and another one wait
+    /// for nothing of the kind in its place.
+    pub fn job_ended(
+        &mut self,
+        env: &mut Env<'_>,
+        task: TaskId,
+        unit: UnitIndex,
+        result: Result<(), Outcome>,
+    ) {
+        let awaits = |found: &mut task::Task| found.state == task::State::Awaiting;
+        if self.tasks.find(task).is_some_and(awaits) && self.unit_of(task.slot) == Some(unit) {
+            self.changed(env, task, result);
+        }
     }
 
     fn answered(&mut self, env: &mut Env<'_>, task: TaskId, event: crate::scsi::Event) {

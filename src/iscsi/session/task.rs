@@ -4,7 +4,8 @@
 //!          ┌► Held (CmdSN gap) ┐           ┌─► Device ─────┐
 //! Arriving ┴───────────────────┴► a step ──┼─► Collecting ─┼► a step … ► Draining ► answered
 //!              └► Blocked ┘                ├─► Streaming ──┤  (the peer still sends what
-//!               (task set)                 └─► Changing ───┘   nobody wants)
+//!               (task set)                 ├─► Changing ───┤   nobody wants)
+//!                                          └─► Awaiting ───┘
 //! ```
 //!
 //! Buffers: `reserved` chunks of the pool belong to the task until it turns them into `data` or
@@ -45,6 +46,8 @@ pub(super) enum State {
     Changing,
     /// Decided; what it aborts has to leave the devices before its answer says so.
     Clearing,
+    /// Waits for the end of a unit's job, which lets go of it at any time.
+    Awaiting,
     /// Decided; waits for the end of data that the peer is entitled to send.
     Draining,
 }

@@ -69,6 +69,7 @@ impl Reservations {
             attentions: effects.attentions,
             abort: effects.abort,
             save,
+            ..Decision::default()
         })
     }
 

@@ -12,6 +12,7 @@ pub mod prevent_allow_medium_removal;
 pub mod read;
 pub mod read_capacity;
 pub mod read_defect_data;
+pub mod sanitize;
 pub mod start_stop_unit;
 pub mod synchronize_cache;
 pub mod unmap;

@@ -239,7 +239,7 @@ mod tests {
         let data = bench.read(&[0x03, 0, 0, 0, 252, 0], 252).good();
         assert_eq!((data[2], data[12], data[13]), (0x02, 0x04, 0x1b));
         assert_eq!(data[15..18], [0x80, 0x40, 0]);
-        bench.finish_job();
+        bench.finish_job().unwrap();
         assert!(bench.disk.iter().all(|byte| *byte == 0));
         bench.plain(&[0; 6]).good();
     }
@@ -251,7 +251,7 @@ mod tests {
         bench.unit.as_mut().unwrap().apply(&Update::Reset);
         let sense = in_progress(&mut bench);
         assert_eq!(sense.additional, AdditionalSense::SANITIZE_IN_PROGRESS);
-        bench.finish_job();
+        bench.finish_job().unwrap();
     }
 
     #[test]
@@ -341,7 +341,7 @@ mod tests {
         let begun = unit.decide(&Change::Sanitize(what.clone()), &i_t).unwrap();
         assert!(begun.save && begun.update.is_some());
         unit.apply(&begun.update.unwrap());
-        let mut again = testbed::Bench::with_info(testbed::info(512, BLOCKS));
+        let mut again = Bench::with_info(testbed::info(512, BLOCKS));
         let restarted = again.unit.as_mut().unwrap();
         restarted.restore(unit.non_volatile().clone());
         assert_eq!(restarted.sanitizing(), Some(&what));

@@ -134,6 +134,7 @@ mod tests {
     fn full() -> Bench {
         let mut info = testbed::info(512, 8);
         info.atomic_write_blocks = 8;
+        info.cryptographic_erase = true;
         Bench::with_info(info)
     }
 
@@ -241,6 +242,7 @@ mod tests {
         let mut info = testbed::info(512, 8);
         info.unmap = false;
         info.atomic_write_blocks = 8;
+        info.cryptographic_erase = true;
         let mut bench = Bench::with_info(info);
         assert_eq!(bench.read(&report(1, 0x42, 0), 65_535).good(), [0, 1, 0, 0]);
         let data = bench.read(&report(0, 0, 0), 65_535).good();

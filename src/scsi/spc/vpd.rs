@@ -217,7 +217,18 @@ fn block_limits(data: &mut ParameterData, unit: &LogicalUnit, _i_t: &Nexus) {
 fn block_device_characteristics(data: &mut ParameterData, unit: &LogicalUnit, _i_t: &Nexus) {
     // MEDIUM ROTATION RATE: 1 = does not rotate, 0 = not reported.
     data.put_be16(u16::from(unit.info().non_rotating));
-    data.put_zeroes(58);
+    // After a BLOCK ERASE, and after a CRYPTOGRAPHIC ERASE where there is one, every block can be
+    // read without an error: WABEREQ and WACEREQ are 01b.
+    let cryptographic = if unit.info().cryptographic_erase {
+        0x10
+    } else {
+        0
+    };
+    data.put(&[0, 0x40 | cryptographic]);
+    // FUAB: FUA means the medium. VBULS: unmapped blocks are compared as the zeroes that they are.
+    let vbuls = u8::from(unit.info().unmap_reads_zeroes || !unit.info().unmap);
+    data.put_u8(0x02 | vbuls);
+    data.put_zeroes(55);
 }
 
 /// SBC-3, Logical Block Provisioning page.
@@ -370,7 +381,7 @@ mod tests {
     fn thin_unit_that_does_not_rotate_says_so() {
         let mut bench = Bench::new(8);
         let page = read_page(&mut bench, 0xb1);
-        assert_eq!((page.len(), &page[4..6]), (64, &[0, 1][..]));
+        assert_eq!((page.len(), &page[4..9]), (64, &[0, 1, 0, 0x40, 3][..]));
         assert_eq!(read_page(&mut bench, 0xb2), [0, 0xb2, 0, 4, 0, 0xe4, 2, 0]);
     }
 }

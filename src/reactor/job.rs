@@ -1,0 +1,228 @@
+//! Jobs of logical units: what a unit does on its own after a command has begun it (SANITIZE).
+//!
+//! ```text
+//! decided ─► begin_job ─► Job::next ─► device ─► job_completed ─► Job::next … ─► Change::Sanitized
+//!                                                                  ─► saved, everywhere ─► who waits
+//! ```
+//!
+//! A job runs on its unit's home core, one for each unit. Its operations carry tags that no session
+//! has. It takes a buffer out of the pool when there is one beside what is promised to sessions,
+//! and else tries again with the next tick. When the daemon stops, the job stops between two
+//! operations; what was kept of it when it began makes it begin again at the next start.
+
+use std::sync::Arc;
+
+use super::message::{Asker, Owner, ToCore};
+use super::{NO_SESSION, Reactor};
+use crate::backend::{IoError, Request, Token, UnitIndex};
+use crate::control::event::Event;
+use crate::mem::{DmaBuf, Pool};
+use crate::scsi::job::FAILED;
+use crate::scsi::{
+    Change, InitiatorPort, Job, JobEvent, JobStep, Nexus, Outcome, PortIdentity, ReadyState,
+    Sanitize,
+};
+
+/// A job under way.
+#[derive(Debug)]
+pub(super) struct Running {
+    job: Job,
+    /// Who waits for its end: the one command that began it.
+    waiter: Option<Owner>,
+    /// It waits for a buffer of so many bytes.
+    wants_bytes: Option<usize>,
+    /// It is over, and what is to be told of that is being decided (`true`) or was refused.
+    ended: Option<(bool, bool)>,
+}
+
+impl Reactor {
+    /// Begins again what the daemon had not finished when it last ran.
+    pub(super) fn resume_jobs(&mut self) {
+        for at in 0..self.lent.units.len() {
+            let index = UnitIndex(u16::try_from(at).expect("the configuration bounds the units"));
+            let unit = &self.lent.units[at];
+            if self.home_of(index) == self.core
+                && unit.ready() == ReadyState::Ready
+                && let Some(what) = unit.sanitizing().cloned()
+            {
+                self.tell(Event::Trouble(format!(
+                    "a sanitize operation of unit {at} was interrupted and begins again"
+                )));
+                self.begin_job(index, &what);
+            }
+        }
+    }
+
+    /// This core is the unit's home, and every core knows that the job begins.
+    pub(super) fn begin_job(&mut self, unit: UnitIndex, what: &Sanitize) {
+        let at = usize::from(unit.0);
+        let job = Job::new(what, self.lent.units[at].info());
+        self.homes[at].job = Some(Running {
+            job,
+            waiter: None,
+            wants_bytes: None,
+            ended: None,
+        });
+        self.drive_job(unit, JobEvent::Begin);
+    }
+
+    /// Does what the job needs next.
+    fn drive_job(&mut self, unit: UnitIndex, event: JobEvent) {
+        let Some(running) = &mut self.homes[usize::from(unit.0)].job else {
+            return;
+        };
+        match running.job.next(event) {
+            JobStep::Buffer(bytes) => {
+                running.wants_bytes = Some(bytes);
+                self.lend_to_job(unit);
+            }
+            JobStep::Submit(operation) => self.lent.requests.push(Request {
+                unit,
+                operation,
+                token: Token::new(NO_SESSION | u64::from(unit.0)),
+            }),
+            JobStep::Done(result) => {
+                running.ended = Some((result.is_ok(), true));
+                if let Err(error) = result {
+                    self.tell(Event::DeviceError { unit, error });
+                }
+                self.ask_to_end_job(unit, result.is_ok());
+            }
+        }
+    }
+
+    /// Gives the job the buffer that it waits for, if there is one beside what sessions may count
+    /// on.
+    fn lend_to_job(&mut self, unit: UnitIndex) {
+        let Some(running) = &mut self.homes[usize::from(unit.0)].job else {
+            return;
+        };
+        let Some(bytes) = running.wants_bytes else {
+            return;
+        };
+        let left = self.lent.pool.available().checked_sub(self.lent.floor);
+        let fits = left.is_some_and(|left| left >= Pool::chunks_for(bytes));
+        if let Some(buf) = fits.then(|| self.lent.pool.alloc(bytes)).flatten() {
+            running.wants_bytes = None;
+            self.drive_job(unit, JobEvent::Buffer(buf));
+        }
+    }
+
+    /// An operation of a job has ended.
+    pub(super) fn job_completed(
+        &mut self,
+        tag: u64,
+        result: Result<(), IoError>,
+        buf: Option<DmaBuf>,
+    ) {
+        let unit = UnitIndex(u16::try_from(tag & 0xffff).expect("masked to 16 bits"));
+        if self.stopping {
+            self.homes[usize::from(unit.0)].job = None;
+            return;
+        }
+        if let Some(running) = &mut self.homes[usize::from(unit.0)].job
+            && let Some(progress) = running.job.progress()
+        {
+            let change = Change::SanitizeProgress(progress);
+            self.ask(unit, Asker::None, change, nobody());
+        }
+        self.drive_job(unit, JobEvent::Completed { result, buf });
+    }
+
+    /// Goes on with jobs that wait for a buffer, or whose end could not be kept.
+    pub(super) fn tick_jobs(&mut self) {
+        if self.stopping {
+            return;
+        }
+        for at in 0..self.homes.len() {
+            let Some(running) = &mut self.homes[at].job else {
+                continue;
+            };
+            let unit = UnitIndex(u16::try_from(at).expect("the configuration bounds the units"));
+            if let Some((well, false)) = running.ended {
+                running.ended = Some((well, true));
+                self.ask_to_end_job(unit, well);
+            } else {
+                self.lend_to_job(unit);
+            }
+        }
+    }
+
+    fn ask_to_end_job(&mut self, unit: UnitIndex, well: bool) {
+        self.ask(unit, Asker::Job(unit), Change::Sanitized(well), nobody());
+    }
+
+    /// Every core knows that the job is over; or that could not be kept, and is tried again.
+    pub(super) fn job_end_decided(&mut self, unit: UnitIndex, kept: Result<(), Outcome>) {
+        let home = &mut self.homes[usize::from(unit.0)];
+        let Some(running) = &mut home.job else {
+            return;
+        };
+        let Some((well, _)) = running.ended else {
+            return;
+        };
+        if kept.is_err() {
+            running.ended = Some((well, false));
+            return;
+        }
+        let result = if well { Ok(()) } else { Err(FAILED) };
+        let waiter = running.waiter;
+        home.job = None;
+        home.last_job = Some(result);
+        if let Some(owner) = waiter {
+            self.send_to(
+                owner.core,
+                ToCore::JobEnded {
+                    unit,
+                    owner,
+                    result,
+                },
+            );
+        }
+    }
+
+    /// A task here waits for the end of the unit's job.
+    pub(super) fn await_job(&mut self, unit: UnitIndex, owner: Owner) {
+        self.send_to(self.home_of(unit), ToCore::JobAwaited { unit, owner });
+    }
+
+    /// This core is the unit's home. The job may be over already.
+    pub(super) fn job_awaited(&mut self, unit: UnitIndex, owner: Owner) {
+        let home = &mut self.homes[usize::from(unit.0)];
+        if let Some(running) = &mut home.job {
+            running.waiter = Some(owner);
+            return;
+        }
+        let result = home.last_job.unwrap_or(Ok(()));
+        self.send_to(
+            owner.core,
+            ToCore::JobEnded {
+                unit,
+                owner,
+                result,
+            },
+        );
+    }
+
+    /// The job that a task here waits for is over.
+    pub(super) fn job_ended(&mut self, unit: UnitIndex, owner: Owner, result: Result<(), Outcome>) {
+        let Owner { session, task, .. } = owner;
+        if let Some(entry) = self
+            .sessions
+            .get_mut(usize::from(session.0))
+            .and_then(Option::as_mut)
+        {
+            entry
+                .session
+                .job_ended(&mut self.lent.env(), task, unit, result);
+            self.after_session(session);
+        }
+    }
+}
+
+/// Who asks for what a job leaves: no initiator.
+fn nobody() -> Arc<Nexus> {
+    let initiator = InitiatorPort::new("", [0; 6]).expect("an empty name is short enough");
+    let port = PortIdentity::new("", 0, 0).expect("an empty name is short enough");
+    Arc::new(Nexus::new(initiator, port, Vec::new()))
+}
