@@ -225,3 +225,39 @@ fn a_session_that_goes_lets_go_of_its_blocks() {
         assert_eq!(after, pattern(BLOCK as usize, 2));
     }
 }
+
+#[test]
+fn an_atomic_write_is_seen_whole_by_readers_on_every_core() {
+    const BLOCKS: u32 = 8;
+    const BYTES: u32 = BLOCKS * BLOCK;
+    for core in [0, 1] {
+        let served = Served::start(two_cores());
+        let mut writer = served.session(login());
+        let mut reader = served.session_on(core, other(1), &[0]);
+        let new = pattern(BYTES as usize, 5);
+        let mut cdb = [0; 16];
+        cdb[0] = 0x9c;
+        cdb[9] = 8;
+        cdb[13] = 8;
+        served.faults[0].hold_writes(true);
+        let data = Direction::Out(DataOut::new(new.clone()));
+        let atomic = writer
+            .submit(Command::Scsi(Scsi::new(0, &cdb, data)))
+            .unwrap();
+        until(&mut writer, || served.faults[0].held() == 1);
+        let cdb = iiblockdaemon::testing::tcp::read_16(12, 1);
+        let read = Scsi::new(0, &cdb, Direction::In(BLOCK));
+        let read = reader.submit(Command::Scsi(read)).unwrap();
+        // What the write does not touch is read at once.
+        reader.read_blocks(0, 16, 8, BLOCK).unwrap();
+        settle(&mut [&mut writer, &mut reader]);
+        assert!(!reader.has_ended(read), "core {core}: a read is early");
+        served.faults[0].hold_writes(false);
+        assert!(good(&writer.wait(atomic).unwrap()));
+        let Event::Scsi { outcome, .. } = reader.wait(read).unwrap() else {
+            panic!("a read is answered as a command")
+        };
+        let from = 4 * BLOCK as usize;
+        assert_eq!(outcome.data_in, new[from..from + BLOCK as usize]);
+    }
+}
