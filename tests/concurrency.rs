@@ -23,6 +23,8 @@ mod aborts;
 mod acts;
 #[path = "concurrency/copies.rs"]
 mod copies;
+#[path = "concurrency/connections.rs"]
+mod connections;
 #[path = "concurrency/endings.rs"]
 mod endings;
 #[path = "concurrency/freeze.rs"]

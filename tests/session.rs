@@ -6,7 +6,7 @@
 //!
 //! `data`: what is written comes back. `wrong_data`, `digests`: what is hurt or was not asked for
 //! touches nothing. `requests`: NOP, text, logout and rejects. `window`: the order of commands.
-//! `units`: who sees what.
+//! `units`: who sees what. `connections`: several of them in one session.
 
 #![expect(
     clippy::tests_outside_test_module,
@@ -15,6 +15,8 @@
 
 #[path = "session/by_hand.rs"]
 mod by_hand;
+#[path = "session/connections.rs"]
+mod connections;
 #[path = "session/data.rs"]
 mod data;
 #[path = "session/digests.rs"]

@@ -15,7 +15,7 @@ mod violation;
 
 pub use initiator::{
     Auth, Chap, ChapEncoding, ChapFault, ChapPeer, Command, Config, DataOut, DataPhase, DigestMode,
-    Direction, Event, Initiator, Login, Negotiated, Nop, Numbers, Pdu, RawPdu, Scsi, ScsiOutcome,
-    SessionType, TaskHandle, TaskManagement, chap_response,
+    Direction, Event, Initiator, Joins, Login, Negotiated, Nop, Numbers, Pdu, RawPdu, Scsi,
+    ScsiOutcome, SessionType, TaskHandle, TaskManagement, chap_response,
 };
 pub use violation::{Rule, Violation};

@@ -44,6 +44,11 @@ impl Session {
     /// Ends a task without an answer and without data that its peer may still send.
     fn abort_silently(&mut self, env: &mut Env<'_>, slot: u16) {
         if let Some(task) = self.tasks.slot(slot) {
+            if task.state == State::Arriving {
+                // It is being received on another connection.
+                self.abort_undelivered(env, slot);
+                return;
+            }
             task.tells_aborted = false;
             self.abort(env, slot, None);
             self.let_go_of_peer(env, slot);

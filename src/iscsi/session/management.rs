@@ -408,8 +408,7 @@ impl Session {
     /// Ends a task without an answer: now, or when its device and its peer have let go of it.
     pub(super) fn abort(&mut self, env: &mut Env<'_>, slot: u16, by: Option<u32>) {
         let task = self.tasks.slot(slot).expect("callers have looked");
-        let connection = &self.connections[task.connection];
-        let (attached, serves) = (connection.attached, connection.serves());
+        let attached = self.connections[task.connection].attached;
         if task.state == State::Arriving && attached && by.is_none() {
             // Its own PDU is not whole: it has not counted yet and comes after what another session
             // has asked for.
@@ -425,17 +424,7 @@ impl Session {
         task.aborted = true;
         task.last_progress = env.now;
         if matches!(task.state, State::Arriving | State::Held) {
-            let counts = !task.immediate;
-            let cmd_sn = task.cmd_sn;
-            self.discard(env, slot);
-            if counts {
-                // What its connection has taken with it may come again on another one.
-                *self.held_at(cmd_sn) = if serves {
-                    HeldCommand::Skip
-                } else {
-                    HeldCommand::Missing
-                };
-            }
+            self.abort_undelivered(env, slot);
             return;
         }
         if !task.is_free() {
@@ -448,6 +437,22 @@ impl Session {
         task.data_out.buf = None;
         if !task.data_out.open() || !attached {
             self.finish_aborted(env, slot);
+        }
+    }
+
+    /// Aborts a command that was not handed to its logical unit yet. Its CmdSN counts as received;
+    /// but what a connection has taken with it may come again on another one.
+    pub(super) fn abort_undelivered(&mut self, env: &mut Env<'_>, slot: u16) {
+        let task = self.tasks.slot(slot).expect("callers have looked");
+        let (cmd_sn, counts) = (task.cmd_sn, !task.immediate);
+        let serves = self.connections[task.connection].serves();
+        self.discard(env, slot);
+        if counts {
+            *self.held_at(cmd_sn) = if serves {
+                HeldCommand::Skip
+            } else {
+                HeldCommand::Missing
+            };
         }
     }
 

@@ -20,7 +20,7 @@
 //! (arrival, delivery, steps, answers), `data_out` (immediate, unsolicited, R2T), `data_in`
 //! (pieces, PDUs, residuals), `management` (task management, resets), `clearing` (what other
 //! things abort), `requests` (NOP, text, logout, reject), `connection`, `attachment` (connections
-//! that come and go).
+//! that come and go), `timers`.
 
 mod attachment;
 #[cfg(test)]
@@ -36,6 +36,7 @@ mod requests;
 mod table;
 mod task;
 mod task_set;
+mod timers;
 mod window;
 
 use std::collections::VecDeque;
@@ -71,8 +72,6 @@ use window::Window;
 pub const QUEUE_DEPTH_MAX: u16 = 128;
 /// Requests of a discovery session that may be under way.
 const DISCOVERY_DEPTH_MAX: u16 = 4;
-/// How long a discovery session may ask for nothing.
-const DISCOVERY_IDLE_MAX: Duration = Duration::from_secs(60);
 /// Immediate commands of one session that may be under way beside them.
 pub const IMMEDIATE_MAX: u16 = 8;
 /// Task management requests of one session that may be waiting.
@@ -669,53 +668,6 @@ impl Session {
         if self.window_untold {
             self.tell_window();
         }
-    }
-
-    /// Looks at the clock: pings, no-progress, aborted tasks whose data never come. Call a few
-    /// times a second.
-    ///
-    /// # Errors
-    /// What ends a connection, and which.
-    pub fn tick(&mut self, env: &mut Env<'_>) -> Result<(), (ConnectionIndex, Fault)> {
-        self.expire_aborted(env);
-        self.reopen(env);
-        for on in self.connections.indices() {
-            if self.connections[on].attached {
-                self.tick_connection(env, on).map_err(|fault| (on, fault))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn tick_connection(&mut self, env: &Env<'_>, on: ConnectionIndex) -> Result<(), Fault> {
-        let connection = &mut self.connections[on];
-        if connection.transmit.is_empty() {
-            // The clock of what is to be sent begins with it.
-            connection.last_sent = env.now;
-        }
-        let limit = self.timeouts.no_progress;
-        let last_payload = connection.last_payload;
-        let quiet = |since: Instant| env.now.saturating_duration_since(since) > limit;
-        if !connection.transmit.is_empty() && quiet(connection.last_sent) {
-            return Err(Fault::NoProgress(limit));
-        }
-        if self.tasks.iter().any(|task| {
-            task.connection == on
-                && task.waits_for_peer()
-                && quiet(task.last_progress.max(last_payload))
-        }) {
-            return Err(Fault::NoProgress(limit));
-        }
-        let idle = env.now.saturating_duration_since(connection.last_text);
-        let is_deaf = connection.deaf;
-        if self.is_discovery() && idle > DISCOVERY_IDLE_MAX {
-            return Err(Fault::DiscoveryIdle(DISCOVERY_IDLE_MAX));
-        }
-        if is_deaf {
-            // It would not hear the answer.
-            return Ok(());
-        }
-        self.tick_ping(on, env.now)
     }
 
     /// Gives what is reserved back; the session must be drained.

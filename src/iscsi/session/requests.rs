@@ -1,8 +1,6 @@
 //! Requests beside SCSI: NOP, text, logout, and the Reject of what cannot be taken
 //! (RFC 7143 §11.9 to §11.11, §11.14, §11.15, §11.17 to §11.19).
 
-use std::time::Instant;
-
 use crate::pdu::{
     AsyncEvent, AsyncMessage, Bhs, Itt, LogoutReason, LogoutRequest, LogoutResponse,
     LogoutResponseCode, LunField, NopIn, NopOut, Reject, RejectReason, TextRequest, TextResponse,
@@ -12,7 +10,7 @@ use crate::pdu::{
 use super::super::text::FULL_FEATURE_TEXT_MAX_BYTES as TEXT_BYTES_MAX;
 use super::super::text_phase::{self, TextSession};
 use super::connection::{ConnectionIndex, Kind, Sink, TextExchange};
-use super::{Closes, Env, Fault, Session};
+use super::{Closes, Env, Session};
 
 /// Text bytes that go into one Text Response whatever the initiator takes.
 const TEXT_SEGMENT_MAX: usize = 8192;
@@ -91,43 +89,6 @@ impl Session {
         }
     }
 
-    /// Pings a peer that has been silent, and gives up on one that does not answer (RFC 7143
-    /// §11.19).
-    pub(super) fn tick_ping(&mut self, on: ConnectionIndex, now: Instant) -> Result<(), Fault> {
-        let connection = &mut self.connections[on];
-        if let Some((_, since)) = connection.ping {
-            // Anything that came since then shows that the peer lives.
-            if connection.last_received > since {
-                connection.ping = None;
-            } else if now.saturating_duration_since(since) > self.timeouts.ping_timeout {
-                return Err(Fault::PingTimeout(self.timeouts.ping_timeout));
-            }
-            return Ok(());
-        }
-        let silence = now.saturating_duration_since(connection.last_received);
-        let silent = self
-            .timeouts
-            .ping_interval
-            .is_some_and(|interval| silence > interval);
-        if silent || self.awaits_acknowledgement(on) {
-            self.ping(on, now);
-        }
-        Ok(())
-    }
-
-    /// Asks for an answer, if there is room and none is being waited for.
-    pub(super) fn ping(&mut self, on: ConnectionIndex, now: Instant) {
-        let connection = &mut self.connections[on];
-        if connection.ping.is_some() || !connection.transmit.has_room() {
-            return;
-        }
-        self.ttt = self.ttt.wrapping_add(1);
-        // No task has this slot, so the tag cannot be taken for that of an R2T.
-        let ttt = Ttt(0xfffe_0000 | u32::from(self.ttt));
-        connection.ping = Some((ttt, now));
-        self.send_nop_in(on, ttt);
-    }
-
     /// Tells ExpCmdSN and MaxCmdSN, on one connection for all, as soon as one has room.
     pub(super) fn tell_window(&mut self) {
         let on = self
@@ -141,7 +102,7 @@ impl Session {
     }
 
     /// A NOP-In of our own; with a tag it asks for an answer (RFC 7143 §11.19).
-    fn send_nop_in(&mut self, on: ConnectionIndex, ttt: Ttt) {
+    pub(super) fn send_nop_in(&mut self, on: ConnectionIndex, ttt: Ttt) {
         let nop = NopIn {
             lun: LunField([0; 8]),
             itt: Itt::RESERVED,

@@ -1,6 +1,10 @@
 //! How an initiator logs in: everything is the test's choice.
 
+use std::sync::Arc;
+
 use super::chap::Chap;
+use super::negotiation::Negotiated;
+use super::serials::SharedCmdSn;
 use crate::pdu::{Cid, CmdSn, Isid, Tsih};
 
 /// What the session is for (RFC 7143 §13.21).
@@ -31,6 +35,13 @@ pub enum Login {
     Manual,
 }
 
+/// What a further connection has to know of its session.
+#[derive(Clone, Debug)]
+pub struct Joins {
+    pub(super) cmd_sn: Arc<SharedCmdSn>,
+    pub(super) negotiated: Negotiated,
+}
+
 /// The plan of one connection.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -42,6 +53,9 @@ pub struct Config {
     pub isid: Isid,
     /// Not zero: join or reinstate this session.
     pub tsih: Tsih,
+    /// The session of `tsih` as its other connections know it; see
+    /// [`Initiator::further`](super::Initiator::further).
+    pub joins: Option<Joins>,
     pub cid: Cid,
     pub cmd_sn: CmdSn,
     pub auth: Auth,
@@ -75,6 +89,7 @@ impl Config {
             target_name: Some(target_name.into()),
             isid: Isid([0x80, 0, 0, 0, 0, 1]),
             tsih: Tsih::NEW_SESSION,
+            joins: None,
             cid: Cid(0),
             cmd_sn: CmdSn(1),
             auth: Auth::None,

@@ -83,13 +83,19 @@ impl Initiator {
             self.serials
                 .on_window(response.exp_cmd_sn, response.max_cmd_sn)?;
         }
-        let numbers = self.serials.numbers;
+        let numbers = self.serials.numbers();
         let Phase::Login(login) = &mut self.phase else {
             return Ok(());
         };
         match login.handle(&response, &pdu.data, numbers)? {
             Step::Send(request) => self.send(&request),
-            Step::Done(negotiated) => self.enter_full_feature(negotiated),
+            Step::Done(negotiated) => {
+                let negotiated = match &self.config.joins {
+                    Some(joins) => negotiated.in_session(&joins.negotiated),
+                    None => negotiated,
+                };
+                self.enter_full_feature(negotiated);
+            }
             Step::Refused(status) => {
                 self.phase = Phase::Ended;
                 self.emit_event(Event::LoginRefused(status));
@@ -362,12 +368,12 @@ impl Initiator {
 
     fn on_logout_response(&mut self, pdu: &LogoutResponse) -> Result<(), Violation> {
         self.serials.on_status(pdu.stat_sn)?;
-        match self.tasks.remove(pdu.itt) {
-            Some(Task::Logout) => {}
+        let ends = match self.tasks.remove(pdu.itt) {
+            Some(Task::Logout { ends }) => ends,
             Some(other) => return Err(wrong_kind("Logout Response", &other)),
             None => return Err(unknown_task("Logout Response", pdu.itt)),
-        }
-        if pdu.response == LogoutResponseCode::Closed {
+        };
+        if ends && pdu.response == LogoutResponseCode::Closed {
             self.phase = Phase::Ended;
         }
         self.emit_event(Event::Logout {
@@ -457,7 +463,7 @@ fn wrong_kind(what: &str, task: &Task) -> Violation {
         Task::Nop { .. } => "NOP-Out",
         Task::Text { .. } => "Text Request",
         Task::Management { .. } => "task management request",
-        Task::Logout => "Logout Request",
+        Task::Logout { .. } => "Logout Request",
     };
     Violation::new(Rule::AnswerKind, format!("a {what} in answer to a {kind}"))
 }

@@ -5,8 +5,8 @@
 //! poll_event ◄── outcome ◄── checks ◄── whole PDUs ◄── receive ◄── bytes
 //! ```
 //!
-//! One [`Initiator`] is one connection, and the only one of its session. After
-//! [`Initiator::receive`] call [`Initiator::poll_event`] until it is empty and
+//! One [`Initiator`] is one connection; [`Initiator::further`] plans another one of its session.
+//! After [`Initiator::receive`] call [`Initiator::poll_event`] until it is empty and
 //! [`Initiator::poll_transmit`] once. A broken rule of RFC 7143 comes back from `receive` as a
 //! [`Violation`]; the connection is then of no more use. For hostile tests, [`Initiator::send`]
 //! takes any PDU and [`Initiator::send_bytes`] any bytes at all.
@@ -24,7 +24,7 @@ mod transmit;
 mod wire;
 
 pub use chap::{Chap, ChapEncoding, ChapFault, ChapPeer, chap_response};
-pub use config::{Auth, Config, Login, SessionType};
+pub use config::{Auth, Config, Joins, Login, SessionType};
 pub use negotiation::Negotiated;
 pub use serials::Numbers;
 pub use task::{DataOut, DataPhase, Direction, Scsi, ScsiOutcome};
@@ -38,11 +38,14 @@ use crate::testing::Violation;
 use login::LoginPhase;
 use serials::Serials;
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 use task::ScsiTask;
 use wire::{Digests, Inbox};
 
 /// More events than this and whoever drives the initiator has forgotten to poll them.
 const EVENTS_MAX: usize = 1 << 16;
+/// The tags of a connection begin at its CID, shifted by this.
+const TAGS_SHIFT: u32 = 24;
 
 /// Names a submitted command until its last event.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -158,7 +161,10 @@ enum Task {
         request: TaskManagement,
         sent_as: u64,
     },
-    Logout,
+    Logout {
+        /// It closes this connection.
+        ends: bool,
+    },
 }
 
 /// One connection of an initiator.
@@ -193,14 +199,18 @@ impl Initiator {
             phase,
             inbox: Inbox::default(),
             digests: Digests::default(),
-            serials: Serials::new(config.cmd_sn),
+            serials: match &config.joins {
+                Some(joins) => Serials::joining(Arc::clone(&joins.cmd_sn)),
+                None => Serials::new(config.cmd_sn),
+            },
             negotiated: Negotiated::default(),
             out: Vec::new(),
             events: VecDeque::new(),
             queue: VecDeque::new(),
             tasks: TaskTable::default(),
             raw_tags: HashSet::new(),
-            next_itt: 1,
+            // RFC 7143 §11.2.1.8: tags are the session's.
+            next_itt: 1 + (u32::from(config.cid.0) << TAGS_SHIFT),
             sent: 0,
             broken: None,
             config,
@@ -227,12 +237,32 @@ impl Initiator {
         self.events.pop_front()
     }
 
+    /// The plan of a further connection of this session, to be used while the session is there. It
+    /// says nothing of the keys that only the leading login may speak of (RFC 7143 §13, use LO),
+    /// and shares CmdSN. With the CID of this one it reinstates this connection.
+    pub fn further(&self, cid: Cid) -> Config {
+        let of_connection = ["HeaderDigest", "DataDigest", "MaxRecvDataSegmentLength"];
+        let mut config = self.config.clone();
+        config
+            .keys
+            .retain(|(key, _)| of_connection.contains(&key.as_str()));
+        Config {
+            tsih: self.negotiated.tsih,
+            joins: Some(Joins {
+                cmd_sn: self.serials.shared(),
+                negotiated: self.negotiated.clone(),
+            }),
+            cid,
+            ..config
+        }
+    }
+
     pub fn negotiated(&self) -> &Negotiated {
         &self.negotiated
     }
 
     pub fn numbers(&self) -> Numbers {
-        self.serials.numbers
+        self.serials.numbers()
     }
 
     /// Whether login is over and no logout was answered.

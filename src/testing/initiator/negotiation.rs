@@ -58,6 +58,19 @@ impl Default for Negotiated {
 }
 
 impl Negotiated {
+    /// That of a further connection: what is the session's was agreed on by its leading login.
+    pub(super) fn in_session(self, leading: &Self) -> Self {
+        Self {
+            tsih: self.tsih,
+            header_digest: self.header_digest,
+            data_digest: self.data_digest,
+            max_recv_data_segment_length: self.max_recv_data_segment_length,
+            target_max_recv_data_segment_length: self.target_max_recv_data_segment_length,
+            received: self.received,
+            ..leading.clone()
+        }
+    }
+
     /// The first value that the target sent for `key`.
     pub fn received(&self, key: &str) -> Option<&str> {
         self.received

@@ -1,7 +1,11 @@
 //! CmdSN, StatSN and the command window as an initiator sees them (RFC 7143 §4.2.2).
 //!
 //! One connection delivers in order, so every number that the target sends is known beforehand
-//! (StatSN) or may only grow (ExpCmdSN, MaxCmdSN).
+//! (StatSN) or may only grow (ExpCmdSN, MaxCmdSN). CmdSN counts the commands of all connections of
+//! a session, which share it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::pdu::{CmdSn, StatSn};
 use crate::testing::Violation;
@@ -20,10 +24,58 @@ pub struct Numbers {
     pub max_cmd_sn: CmdSn,
 }
 
+/// What the connections of one session share (RFC 7143 §4.2.2.1), on whatever threads they are.
+#[derive(Debug)]
+pub(super) struct SharedCmdSn {
+    next: AtomicU32,
+    /// The newest that the target said on any of them.
+    max: AtomicU32,
+}
+
+impl SharedCmdSn {
+    fn new(first: CmdSn) -> Self {
+        Self {
+            next: AtomicU32::new(first.0),
+            // Before the first answer there is no window; Login Requests are immediate.
+            max: AtomicU32::new(first.minus(1).0),
+        }
+    }
+
+    fn next(&self) -> CmdSn {
+        CmdSn(self.next.load(Ordering::Acquire))
+    }
+
+    fn max(&self) -> CmdSn {
+        CmdSn(self.max.load(Ordering::Acquire))
+    }
+
+    fn raise(&self, max: CmdSn) {
+        let newer = |known: u32| CmdSn(known).is_before(max).then_some(max.0);
+        let _ = self
+            .max
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, newer);
+    }
+
+    fn take(&self) -> CmdSn {
+        CmdSn(self.next.fetch_add(1, Ordering::AcqRel))
+    }
+
+    /// The same as long as the window has it.
+    fn take_in_window(&self) -> Option<CmdSn> {
+        let open = |next: u32| (!CmdSn(next).is_after(self.max())).then(|| next.wrapping_add(1));
+        let taken = self
+            .next
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, open);
+        taken.ok().map(CmdSn)
+    }
+}
+
 /// The bookkeeping behind [`Numbers`].
 #[derive(Debug)]
 pub(super) struct Serials {
-    pub(super) numbers: Numbers,
+    /// `cmd_sn` stands in `shared`.
+    numbers: Numbers,
+    shared: Arc<SharedCmdSn>,
     /// Set by the first Login Response, whose StatSN is the target's free choice.
     started: bool,
 }
@@ -39,8 +91,32 @@ impl Serials {
         };
         Self {
             numbers,
+            shared: Arc::new(SharedCmdSn::new(cmd_sn)),
             started: false,
         }
+    }
+
+    /// Those of a further connection of a session.
+    pub(super) fn joining(shared: Arc<SharedCmdSn>) -> Self {
+        Self {
+            shared: Arc::clone(&shared),
+            ..Self::new(shared.next())
+        }
+    }
+
+    pub(super) fn shared(&self) -> Arc<SharedCmdSn> {
+        Arc::clone(&self.shared)
+    }
+
+    pub(super) fn numbers(&self) -> Numbers {
+        Numbers {
+            cmd_sn: self.shared.next(),
+            ..self.numbers
+        }
+    }
+
+    pub(super) fn exp_stat_sn(&self) -> StatSn {
+        self.numbers.exp_stat_sn
     }
 
     /// A PDU that consumes a StatSN.
@@ -71,6 +147,7 @@ impl Serials {
         exp_cmd_sn: CmdSn,
         max_cmd_sn: CmdSn,
     ) -> Result<(), Violation> {
+        let sent = self.shared.next();
         let known = &mut self.numbers;
         // §4.2.2.1: MaxCmdSN = ExpCmdSN − 1 closes the window; anything smaller is to be ignored by
         // initiators, so no target has a reason to send it.
@@ -86,10 +163,9 @@ impl Serials {
             known.exp_cmd_sn
         );
         ensure!(
-            !exp_cmd_sn.is_after(known.cmd_sn),
+            !exp_cmd_sn.is_after(sent),
             ExpCmdSn,
-            "{exp_cmd_sn:?} acknowledges commands that were not sent; the next is {:?}",
-            known.cmd_sn
+            "{exp_cmd_sn:?} acknowledges commands that were not sent; the next is {sent:?}"
         );
         ensure!(
             !max_cmd_sn.is_before(known.max_cmd_sn),
@@ -99,21 +175,32 @@ impl Serials {
         );
         known.exp_cmd_sn = exp_cmd_sn;
         known.max_cmd_sn = max_cmd_sn;
+        self.shared.raise(max_cmd_sn);
         Ok(())
     }
 
     /// Whether a non-immediate command may be sent now.
-    pub(super) fn window_is_open(&self) -> bool {
-        !self.numbers.cmd_sn.is_after(self.numbers.max_cmd_sn)
+    #[cfg(test)]
+    fn window_is_open(&self) -> bool {
+        !self.shared.next().is_after(self.shared.max())
     }
 
     /// The CmdSN of a command that is sent now; only a non-immediate one uses it up.
     pub(super) fn take_cmd_sn(&mut self, immediate: bool) -> CmdSn {
-        let cmd_sn = self.numbers.cmd_sn;
-        if !immediate {
-            self.numbers.cmd_sn = cmd_sn.next();
+        if immediate {
+            self.shared.next()
+        } else {
+            self.shared.take()
         }
-        cmd_sn
+    }
+
+    /// The same, unless a command that is not immediate has to wait for the window.
+    pub(super) fn take_if_open(&mut self, immediate: bool) -> Option<CmdSn> {
+        if immediate {
+            Some(self.shared.next())
+        } else {
+            self.shared.take_in_window()
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use super::task::{OpenR2t, OutPlan, Scsi, ScsiTask};
 use super::wire::RawPdu;
 use super::{Command, Initiator, Phase, Task, TaskManagement};
 use crate::pdu::{
-    CmdSn, Itt, LogoutRequest, LunField, NopOut, ScsiCommand, ScsiDataOut, TaskManagementFunction,
-    TaskManagementRequest, TextRequest, Ttt,
+    CmdSn, Itt, LogoutReason, LogoutRequest, LunField, NopOut, ScsiCommand, ScsiDataOut,
+    TaskManagementFunction, TaskManagementRequest, TextRequest, Ttt,
 };
 use std::collections::VecDeque;
 
@@ -25,7 +25,7 @@ impl Initiator {
     pub fn poll_transmit(&mut self, out: &mut Vec<u8>) {
         if matches!(self.phase, Phase::New) {
             let mut login = Box::new(LoginPhase::new(&self.config));
-            let pdu = login.start(self.serials.numbers);
+            let pdu = login.start(self.serials.numbers());
             self.phase = Phase::Login(login);
             self.send(&pdu);
         }
@@ -72,7 +72,7 @@ impl Initiator {
     fn send_burst(&mut self, burst: &Burst<'_>) {
         let segment = self.negotiated.target_max_recv_data_segment_length;
         let segment = usize::try_from(segment).expect("24 bits fit").max(1);
-        let exp_stat_sn = self.serials.numbers.exp_stat_sn;
+        let exp_stat_sn = self.serials.exp_stat_sn();
         let count = burst.data.len().div_ceil(segment);
         let mut buffer_offset = burst.offset;
         for (data_sn, piece) in (0_u32..).zip(burst.data.chunks(segment)) {
@@ -94,21 +94,24 @@ impl Initiator {
     fn send_commands(&mut self) {
         let mut waiting = VecDeque::new();
         while let Some((itt, command)) = self.queue.pop_front() {
-            let may_go = waiting.is_empty() && self.serials.window_is_open();
-            if command.is_immediate() || may_go {
-                self.send_command(itt, command);
+            let immediate = command.is_immediate();
+            let cmd_sn = if immediate || waiting.is_empty() {
+                self.serials.take_if_open(immediate)
             } else {
-                waiting.push_back((itt, command));
+                None
+            };
+            match cmd_sn {
+                Some(cmd_sn) => self.send_command(itt, command, cmd_sn),
+                None => waiting.push_back((itt, command)),
             }
         }
         self.queue = waiting;
     }
 
-    fn send_command(&mut self, itt: Itt, command: Command) {
+    fn send_command(&mut self, itt: Itt, command: Command, cmd_sn: CmdSn) {
         self.sent += 1;
         let immediate = command.is_immediate();
-        let cmd_sn = self.serials.take_cmd_sn(immediate);
-        let exp_stat_sn = self.serials.numbers.exp_stat_sn;
+        let exp_stat_sn = self.serials.exp_stat_sn();
         let lun = LunField::default();
         match command {
             Command::Scsi(scsi) => self.send_scsi(itt, scsi, cmd_sn),
@@ -151,7 +154,8 @@ impl Initiator {
                     exp_stat_sn,
                 };
                 self.send(&RawPdu::new(pdu.emit(), Vec::new()));
-                self.tasks.insert(itt, Task::Logout);
+                let ends = reason == LogoutReason::CloseSession || cid == self.config.cid;
+                self.tasks.insert(itt, Task::Logout { ends });
             }
         }
     }
@@ -168,7 +172,7 @@ impl Initiator {
             itt,
             expected_data_transfer_length: scsi.expected_length(),
             cmd_sn,
-            exp_stat_sn: self.serials.numbers.exp_stat_sn,
+            exp_stat_sn: self.serials.exp_stat_sn(),
             cdb: scsi.short_cdb(),
         };
         let bytes = scsi.data_out().map_or(&[][..], |data| &data.bytes);
@@ -212,7 +216,7 @@ impl Initiator {
             itt,
             referenced_itt: request.referenced.map_or(Itt::RESERVED, |task| task.0),
             cmd_sn,
-            exp_stat_sn: self.serials.numbers.exp_stat_sn,
+            exp_stat_sn: self.serials.exp_stat_sn(),
             ref_cmd_sn,
             exp_data_sn: 0,
         };
@@ -236,7 +240,7 @@ impl Initiator {
             itt,
             ttt,
             cmd_sn: self.serials.take_cmd_sn(true),
-            exp_stat_sn: self.serials.numbers.exp_stat_sn,
+            exp_stat_sn: self.serials.exp_stat_sn(),
         };
         self.send(&RawPdu::new(pdu.emit(), Vec::new()));
     }
@@ -249,7 +253,7 @@ impl Initiator {
             itt: Itt::RESERVED,
             ttt,
             cmd_sn: self.serials.take_cmd_sn(true),
-            exp_stat_sn: self.serials.numbers.exp_stat_sn,
+            exp_stat_sn: self.serials.exp_stat_sn(),
         };
         self.send(&RawPdu::new(pdu.emit(), data.to_vec()));
     }
