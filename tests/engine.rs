@@ -14,12 +14,15 @@
 mod bench;
 #[path = "engine/peer.rs"]
 mod peer;
+#[path = "engine/several.rs"]
+mod several;
 #[path = "engine/wire.rs"]
 mod wire;
 
 use bench::{Bench, Setup};
 use peer::{Operation, Peer};
 use proptest::prelude::*;
+use several::{Crowd, Step};
 
 fn setups() -> impl Strategy<Value = Setup> {
     let bursts = prop_oneof![
@@ -108,6 +111,81 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
     prop::collection::vec(one, 0..120)
 }
 
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let fed = || prop_oneof![3 => Just(u16::MAX), 1 => 0..2000_u16];
+    let ahead = || prop_oneof![6 => Just(0_u8), 3 => 1..5_u8, 1 => any::<u8>()];
+    let command = (
+        (0..8_u8, 0..9_u8, 0..40_u8, 0..40_u8),
+        (0..6000_u16, ahead(), any::<u8>(), fed()),
+    )
+        .prop_map(
+            |((line, kind, tag, blocks), (data, ahead, flags, fed))| Step::Command {
+                line,
+                kind,
+                tag,
+                blocks,
+                data,
+                ahead,
+                flags,
+                fed,
+            },
+        );
+    let data_out = (
+        (0..8_u8, any::<u8>(), 0..40_u8),
+        (prop::bool::weighted(0.8), 0..9000_u16, any::<bool>(), fed()),
+    )
+        .prop_map(
+            |((line, of, tag), (solicited, bytes, last, fed))| Step::DataOut {
+                line,
+                of,
+                tag,
+                solicited,
+                bytes,
+                last,
+                fed,
+            },
+        );
+    let manage = (0..8_u8, 0..8_u8, 0..40_u8, ahead(), any::<bool>()).prop_map(
+        |(line, function, tag, ahead, now)| Step::Manage {
+            line,
+            function,
+            tag,
+            ahead,
+            now,
+        },
+    );
+    let nop = (0..8_u8, any::<bool>(), ahead(), any::<bool>()).prop_map(
+        |(line, acknowledges, ahead, now)| Step::Nop {
+            line,
+            acknowledges,
+            ahead,
+            now,
+        },
+    );
+    let log_out = (0..8_u8, 0..12_u8, 0..8_u8).prop_map(|(line, reason, other)| Step::LogOut {
+        line,
+        // Mostly one connection.
+        reason: if reason < 3 { reason } else { 1 },
+        other,
+    });
+    let one = prop_oneof![
+        12 => command,
+        6 => data_out,
+        2 => manage,
+        3 => nop,
+        1 => log_out,
+        6 => (0..8_u8, 0..3000_u16).prop_map(|(line, bytes)| Step::Feed { line, bytes }),
+        5 => (0..8_u8, any::<u16>()).prop_map(|(line, bytes)| Step::Send { line, bytes }),
+        8 => (any::<u8>(), 0..12_u8).prop_map(|(which, error)| Step::Complete { which, error }),
+        2 => any::<u8>().prop_map(|which| Step::Acknowledge { which }),
+        1 => (0..2000_u16).prop_map(|ms| Step::Tick { ms }),
+        4 => Just(Step::Join),
+        1 => (0..8_u8).prop_map(|line| Step::Leave { line }),
+        1 => (0..8_u8).prop_map(|line| Step::ComeBack { line }),
+    ];
+    prop::collection::vec(one, 0..160)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::default())]
 
@@ -124,6 +202,20 @@ proptest! {
         }
         peer.settle_and_check();
         peer.end();
+    }
+
+    #[test]
+    fn several_connections_may_do_anything_and_all_memory_comes_back(
+        setup in setups(),
+        steps in steps(),
+    ) {
+        let mut crowd = Crowd::new(Bench::new(&setup));
+        for step in &steps {
+            if !crowd.perform(step) {
+                break;
+            }
+        }
+        crowd.end();
     }
 
     #[test]

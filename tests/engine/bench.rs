@@ -102,7 +102,7 @@ impl Bench {
         }
     }
 
-    fn with<T>(&mut self, step: impl FnOnce(&mut Session, &mut Env<'_>) -> T) -> T {
+    pub(crate) fn with<T>(&mut self, step: impl FnOnce(&mut Session, &mut Env<'_>) -> T) -> T {
         let mut env = Env {
             now: self.now,
             unix_ms: 0,
@@ -121,7 +121,15 @@ impl Bench {
     }
 
     pub(crate) fn receive(&mut self, input: &mut &[u8]) -> Result<Progress, Fault> {
-        self.with(|session, env| session.receive(env, ConnectionIndex::LEADING, input))
+        self.receive_on(ConnectionIndex::LEADING, input)
+    }
+
+    pub(crate) fn receive_on(
+        &mut self,
+        on: ConnectionIndex,
+        input: &mut &[u8],
+    ) -> Result<Progress, Fault> {
+        self.with(|session, env| session.receive(env, on, input))
     }
 
     pub(crate) fn poll(&mut self) {
@@ -135,10 +143,12 @@ impl Bench {
 
     /// Takes up to `bytes` of what is to be sent.
     pub(crate) fn send(&mut self, bytes: usize, wire: &mut Vec<u8>) {
+        self.send_on(ConnectionIndex::LEADING, bytes, wire);
+    }
+
+    pub(crate) fn send_on(&mut self, on: ConnectionIndex, bytes: usize, wire: &mut Vec<u8>) {
         let mut slices = arrayvec::ArrayVec::<_, SLICES_MAX>::new();
-        self.session
-            .transmit_queue(ConnectionIndex::LEADING)
-            .gather(&mut slices);
+        self.session.transmit_queue(on).gather(&mut slices);
         let before = wire.len();
         for slice in &slices {
             let room = bytes - (wire.len() - before);
@@ -146,7 +156,7 @@ impl Bench {
         }
         drop(slices);
         let taken = wire.len() - before;
-        self.session.sent(ConnectionIndex::LEADING, self.now, taken);
+        self.session.sent(on, self.now, taken);
     }
 
     pub(crate) fn at_device(&self) -> usize {
@@ -245,9 +255,21 @@ impl Bench {
 
     /// The same session on another connection.
     pub(crate) fn attach(&mut self) {
-        let login = self.negotiated.clone();
+        self.attach_as(0, None);
+    }
+
+    /// A further connection, or one in the place of one that has left.
+    pub(crate) fn attach_as(
+        &mut self,
+        cid: u16,
+        place: Option<ConnectionIndex>,
+    ) -> ConnectionIndex {
+        let login = Negotiated {
+            cid: Cid(cid),
+            ..self.negotiated.clone()
+        };
         let response = login_response(&login);
-        self.with(|session, env| session.attach(env, None, &login, (&response, &[]), ends()));
+        self.with(|session, env| session.attach(env, place, &login, (&response, &[]), ends()))
     }
 
     /// The session ends; every chunk is back.

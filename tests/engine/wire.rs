@@ -48,6 +48,11 @@ impl Wire {
         self.r2ts.clear();
     }
 
+    /// What the initiator acknowledges with ExpStatSN.
+    pub(crate) fn next_stat_sn(&self) -> u32 {
+        self.next_stat_sn.unwrap_or(0)
+    }
+
     /// Reads all PDUs that are whole.
     pub(crate) fn read(&mut self) {
         while self.bytes.len() - self.read >= BHS_LEN {
