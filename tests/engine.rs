@@ -111,7 +111,8 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
     prop::collection::vec(one, 0..120)
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+/// What one of several connections sends.
+fn requests() -> impl Strategy<Value = Step> {
     let fed = || prop_oneof![3 => Just(u16::MAX), 1 => 0..2000_u16];
     let ahead = || prop_oneof![6 => Just(0_u8), 3 => 1..5_u8, 1 => any::<u8>()];
     let command = (
@@ -168,12 +169,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         reason: if reason < 3 { reason } else { 1 },
         other,
     });
+    prop_oneof![12 => command, 6 => data_out, 2 => manage, 3 => nop, 1 => log_out]
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
     let one = prop_oneof![
-        12 => command,
-        6 => data_out,
-        2 => manage,
-        3 => nop,
-        1 => log_out,
+        24 => requests(),
         6 => (0..8_u8, 0..3000_u16).prop_map(|(line, bytes)| Step::Feed { line, bytes }),
         5 => (0..8_u8, any::<u16>()).prop_map(|(line, bytes)| Step::Send { line, bytes }),
         8 => (any::<u8>(), 0..12_u8).prop_map(|(which, error)| Step::Complete { which, error }),
