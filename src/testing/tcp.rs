@@ -18,6 +18,9 @@ use std::time::Duration;
 
 /// Bytes taken from the socket in one call.
 const SCRATCH_BYTES: usize = 256 * 1024;
+/// How often one that waits for the window looks whether another connection has opened it, until it
+/// gives up.
+const WINDOW_LOOKS: u32 = 1000;
 /// Unit attentions that one nexus may have waiting before we call it a fault.
 const UNIT_ATTENTIONS_MAX: usize = 16;
 /// SPC-4 §4.5.6: sense key of a unit attention.
@@ -106,7 +109,7 @@ fn range_cdb(opcode: u8, flags: u8, lba: u64, blocks: u32) -> [u8; 16] {
 pub struct TcpInitiator {
     stream: TcpStream,
     engine: Initiator,
-    timeout: Timespec,
+    timeout: Duration,
     scratch: Box<[u8]>,
     out: Vec<u8>,
     /// Events that came while a call waited for others.
@@ -130,8 +133,6 @@ impl TcpInitiator {
         let stream = TcpStream::connect_timeout(&address, timeout)?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
-        let timeout = Timespec::try_from(timeout)
-            .map_err(|_| Failure::Io(io::Error::from(ErrorKind::InvalidInput)))?;
         Ok(Self {
             stream,
             engine: Initiator::new(config),
@@ -402,16 +403,33 @@ impl TcpInitiator {
         }
     }
 
+    /// Waits until the socket is ready. `None`: something else is to be sent first, since the window
+    /// has opened by what came on another connection of the session.
+    fn wait_ready(&mut self) -> Result<Option<PollFlags>, Failure> {
+        let waits = self.out.is_empty() && self.engine.waits_for_window();
+        let looks = if waits { WINDOW_LOOKS } else { 1 };
+        let timeout = Timespec::try_from(self.timeout / looks)
+            .map_err(|_| Failure::Io(io::Error::from(ErrorKind::InvalidInput)))?;
+        for _ in 0..looks {
+            let mut wanted = PollFlags::IN;
+            wanted.set(PollFlags::OUT, !self.out.is_empty());
+            let mut fds = [PollFd::new(&self.stream, wanted)];
+            if poll(&mut fds, Some(&timeout)).map_err(io::Error::from)? > 0 {
+                return Ok(Some(fds[0].revents()));
+            }
+            self.engine.poll_transmit(&mut self.out);
+            if waits && !self.out.is_empty() {
+                return Ok(None);
+            }
+        }
+        Err(Failure::TimedOut)
+    }
+
     /// Waits until the socket can be read, or written if something is to be, and does so once.
     fn pump(&mut self) -> Result<(), Failure> {
-        let mut wanted = PollFlags::IN;
-        wanted.set(PollFlags::OUT, !self.out.is_empty());
-        let mut fds = [PollFd::new(&self.stream, wanted)];
-        let ready = poll(&mut fds, Some(&self.timeout)).map_err(io::Error::from)?;
-        if ready == 0 {
-            return Err(Failure::TimedOut);
-        }
-        let ready = fds[0].revents();
+        let Some(ready) = self.wait_ready()? else {
+            return Ok(());
+        };
         if ready.contains(PollFlags::OUT) {
             let sent = self.stream.write(&self.out)?;
             self.out.drain(..sent);

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use super::acts::{block, log_in, other, settle, write};
 use super::served::{BLOCK, Served, login, pattern, ping, two_cores, until};
 use iiblockdaemon::iscsi::session::Guard;
-use iiblockdaemon::pdu::{Cid, LogoutReason, LogoutResponseCode, TaskAttribute};
+use iiblockdaemon::pdu::{AsyncEvent, Cid, LogoutReason, LogoutResponseCode, TaskAttribute};
 use iiblockdaemon::testing::tcp::{Failure, TcpInitiator, read_16, write_16};
 use iiblockdaemon::testing::{self, Command, DataOut, Direction, Event, Scsi, TaskHandle};
 
@@ -234,6 +234,30 @@ fn thousands_of_connections_join_and_leave_one_session() {
         b.wait_closed().unwrap();
     }
     a.logout().unwrap();
+}
+
+#[test]
+fn a_stop_asks_for_logout_on_every_connection() {
+    let mut config = two_cores();
+    config.daemon.shutdown_timeout = std::time::Duration::from_secs(60);
+    let served = Served::start(config);
+    let mut all = many(&served);
+    served.stopper().stop();
+    for it in &mut all {
+        let asked = it.find_event(|event| matches!(event, Event::Async { .. }));
+        let Event::Async { message, .. } = asked.unwrap() else {
+            unreachable!("that is what was looked for");
+        };
+        assert_eq!(message.event, AsyncEvent::LogoutRequested);
+    }
+    for (cid, it) in (0..).zip(&mut all) {
+        let reason = LogoutReason::CloseConnection;
+        let cid = Cid(cid);
+        let task = it.submit(Command::Logout { reason, cid }).unwrap();
+        assert!(is_closed(&it.wait(task).unwrap()));
+        it.wait_closed().unwrap();
+    }
+    served.ended().unwrap();
 }
 
 fn is_closed(event: &Event) -> bool {

@@ -510,6 +510,30 @@ fn a_connection_that_fails_takes_the_session_with_it() {
 }
 
 #[test]
+fn requests_of_connections_that_have_left_do_not_pile_up() {
+    let served = Served::start(config());
+    let mut a = served.session(wants("8"));
+    served.faults[0].hold_writes(true);
+    let task = write(&mut a, 7, DataOut::new(block(1)));
+    until(&mut a, || served.faults[0].held() == 1);
+    for _ in 0..5 {
+        let mut b = further(&served, &mut a, 1);
+        let requests: Vec<_> = (0..8)
+            .map(|_| manage(&mut b, Function::AbortTask, Some(task)))
+            .collect();
+        settle(&mut [&mut b]);
+        assert!(requests.iter().all(|request| !b.has_ended(*request)));
+        let code = log_out(&mut a, LogoutReason::CloseConnection, 1);
+        assert_eq!(code, LogoutResponseCode::Closed);
+        b.wait_closed().unwrap();
+    }
+    let last = manage(&mut a, Function::AbortTask, Some(task));
+    served.faults[0].hold_writes(false);
+    assert_eq!(response(&mut a, last), Code::FunctionComplete);
+    a.write_blocks(0, 7, &block(2), BLOCK).unwrap();
+}
+
+#[test]
 fn a_reset_of_the_target_ends_all_connections() {
     let served = Served::start(config());
     let (mut a, mut b) = two(&served);

@@ -16,7 +16,7 @@ use super::super::negotiated::Negotiated;
 use super::super::transmit::TransmitQueue;
 use super::connection::{Connection, ConnectionIndex, Ending, Scope, TextExchange};
 use super::window::Window;
-use super::{Answer, Closes, Env, Fault, HeldCommand, Session};
+use super::{Answer, Closes, Env, Fault, HeldCommand, LOGOUTS_MAX, MANAGEMENT_MAX, Session};
 use crate::pdu::{Cid, Framer, Itt, LoginResponse, LogoutResponseCode};
 
 impl Closes {
@@ -228,6 +228,14 @@ impl Session {
             }
         }
         self.management.retain(|pending| pending.connection != on);
+        // A task remembers only those that there are, which bounds them.
+        let waiting: ArrayVec<u32, { MANAGEMENT_MAX + LOGOUTS_MAX }> =
+            self.management.iter().map(|pending| pending.id).collect();
+        for slot in 0..self.tasks.capacity() {
+            if let Some(task) = self.tasks.slot(slot) {
+                task.aborted_by.retain(|by| waiting.contains(by));
+            }
+        }
     }
 
     /// All connections are gone: every task is aborted. The session may be dropped once

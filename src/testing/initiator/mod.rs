@@ -270,6 +270,11 @@ impl Initiator {
         matches!(self.phase, Phase::FullFeature)
     }
 
+    /// Commands wait for the command window.
+    pub fn waits_for_window(&self) -> bool {
+        self.is_full_feature() && !self.queue.is_empty()
+    }
+
     /// Commands that were submitted and have had no last event.
     pub fn outstanding(&self) -> usize {
         self.queue.len() + self.tasks.len()
