@@ -528,6 +528,7 @@ fn requests_of_connections_that_have_left_do_not_pile_up() {
         b.wait_closed().unwrap();
     }
     let last = manage(&mut a, Function::AbortTask, Some(task));
+    settle(&mut [&mut a]);
     served.faults[0].hold_writes(false);
     assert_eq!(response(&mut a, last), Code::FunctionComplete);
     a.write_blocks(0, 7, &block(2), BLOCK).unwrap();
