@@ -21,10 +21,10 @@
 mod aborts;
 #[path = "concurrency/acts.rs"]
 mod acts;
-#[path = "concurrency/copies.rs"]
-mod copies;
 #[path = "concurrency/connections.rs"]
 mod connections;
+#[path = "concurrency/copies.rs"]
+mod copies;
 #[path = "concurrency/endings.rs"]
 mod endings;
 #[path = "concurrency/freeze.rs"]

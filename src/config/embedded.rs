@@ -77,6 +77,7 @@ impl Config {
                     unit: 0,
                     read_only: false,
                     initiators: Vec::new(),
+                    queue_depth: None,
                 }],
             }],
         }

@@ -274,8 +274,13 @@ pub struct LunMap {
     pub read_only: bool,
     /// Only these initiators see this LUN; empty means all that may log in.
     pub initiators: Vec<NamePattern>,
+    /// Commands that one I_T nexus may have here at once, 1 to [`TASK_SET_MAX`]; the next one gets
+    /// TASK SET FULL. `None`: as many as its session's window admits.
+    pub queue_depth: Option<u16>,
 }
 
+/// The most commands of one nexus at one LUN: what the window of a session admits.
+pub const TASK_SET_MAX: u16 = 128;
 /// The largest LUN.
 pub const LUN_MAX: u16 = 255;
 /// Most connections of one session that can be configured.

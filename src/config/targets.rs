@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::auth::{read_auth, read_text_value};
 use super::model::{
     CONNECTIONS_MAX, DigestPolicy, LUN_MAX, LogicalUnit, LunMap, MAX_CONNECTIONS_DEFAULT,
-    PortalGroup, Target,
+    PortalGroup, TASK_SET_MAX, Target,
 };
 use super::names::{PatternError, parse_pattern};
 use super::reader::{At, Section};
@@ -269,6 +269,10 @@ fn read_luns(section: &mut Section<'_>, units: &[At<LogicalUnit>], used: &mut Us
         let unit = read_unit(&mut section, units, used);
         let read_only = section.boolean("read_only").unwrap_or(false);
         let initiators = read_patterns(&mut section);
+        let depths = 1..=u64::from(TASK_SET_MAX);
+        let queue_depth = section
+            .integer("queue_depth", depths, " commands")
+            .and_then(|depth| u16::try_from(depth.value).ok());
         if let Some(lun) = lun {
             let number = u16::try_from(lun.value).unwrap_or(LUN_MAX);
             let value = LunMap {
@@ -276,6 +280,7 @@ fn read_luns(section: &mut Section<'_>, units: &[At<LogicalUnit>], used: &mut Us
                 unit: unit.unwrap_or(0),
                 read_only,
                 initiators,
+                queue_depth,
             };
             add_lun(
                 &section,

@@ -106,7 +106,8 @@ fn a_short_file_gets_every_default() {
             lun: 0,
             unit: 0,
             read_only: false,
-            initiators: Vec::new()
+            initiators: Vec::new(),
+            queue_depth: None,
         }]
     );
 }
@@ -788,6 +789,8 @@ fn files_that_cannot_be_read_say_what_to_do() {
         "{binary}"
     );
 }
+
+mod targets;
 
 mod hostile {
     use proptest::prelude::*;

@@ -29,6 +29,8 @@ const REVISION: &str = concat!(
 /// PRODUCT IDENTIFICATION of INQUIRY.
 const PRODUCT: &str = "VIRTUAL-DISK";
 
+const _: () = assert!(config::TASK_SET_MAX == crate::iscsi::session::QUEUE_DEPTH_MAX);
+
 /// Logical units and what backs them, by index in the configuration.
 #[derive(Debug)]
 pub(super) struct Units {
@@ -210,6 +212,7 @@ fn target(target: &config::Target) -> Result<Arc<TargetNode>, StartError> {
                     .map_err(|_| StartError::new("there are more logical units than 65535"))?,
                 read_only: map.read_only,
                 initiators: map.initiators.clone(),
+                queue_depth: map.queue_depth,
             })
         })
         .collect::<Result<Vec<_>, StartError>>()?;

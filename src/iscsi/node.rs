@@ -82,6 +82,8 @@ pub struct LunMapping {
     pub read_only: bool,
     /// Initiators that see it; empty: all.
     pub initiators: Vec<NamePattern>,
+    /// Commands of one I_T nexus in the task set at once, at least 1; `None`: no limit of its own.
+    pub queue_depth: Option<u16>,
 }
 
 /// Who looks, from where, and through which door.
@@ -219,6 +221,7 @@ mod tests {
                 .iter()
                 .map(|p| NamePattern::new(p).unwrap())
                 .collect(),
+            queue_depth: None,
         };
         node.luns = vec![lun(0, &[]), lun(1, &["*:a"]), lun(2, &["*:b", "*:c"])];
         let seen = |text| {

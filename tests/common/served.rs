@@ -127,6 +127,7 @@ pub(crate) fn target(name: &str, luns: &[(u16, usize)]) -> Target {
         unit: *unit,
         read_only: false,
         initiators: Vec::new(),
+        queue_depth: None,
     });
     Target {
         name: IscsiName::parse(name).unwrap(),

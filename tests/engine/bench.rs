@@ -315,6 +315,7 @@ fn nodes() -> (Arc<TargetNode>, Arc<Nodes>) {
         unit: 0,
         read_only: lun == 1,
         initiators: Vec::new(),
+        queue_depth: None,
     };
     let target = Arc::new(TargetNode {
         name: IscsiName::parse("iqn.2026-11.io.iiblockdaemon:t").unwrap(),

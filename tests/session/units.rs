@@ -33,6 +33,7 @@ fn masks_read_only_mappings_and_far_luns() {
         unit,
         read_only: false,
         initiators: Vec::new(),
+        queue_depth: None,
     };
     config.targets[0].luns = vec![
         map(0, 0),

@@ -74,6 +74,7 @@ impl Bench {
                         unit: lun,
                         read_only: false,
                         initiators: vec![],
+                        queue_depth: None,
                     };
                     change(&mut mapping);
                     mapping

@@ -316,11 +316,11 @@ impl Session {
             timeouts,
             i_t,
             copies: Operations::default(),
-            lun_numbers: luns.iter().map(|mapped| mapped.lun).collect(),
-            luns,
             window,
             tasks: TaskTable::new(QUEUE_DEPTH_MAX + IMMEDIATE_MAX),
-            ordering: Ordering::new(),
+            ordering: Ordering::new(queue_depths(&negotiated, &luns)),
+            lun_numbers: luns.iter().map(|mapped| mapped.lun).collect(),
+            luns,
             held: vec![HeldCommand::Missing; usize::from(QUEUE_DEPTH_MAX)].into_boxed_slice(),
             waiting: VecDeque::with_capacity(usize::from(QUEUE_DEPTH_MAX + IMMEDIATE_MAX)),
             connections: Connections::new(connection),
@@ -734,6 +734,21 @@ impl Session {
             token,
         }
     }
+}
+
+/// How many commands the session may have at each of its LUNs, in their order.
+fn queue_depths(negotiated: &Negotiated, luns: &[MappedLun]) -> Box<[Option<u16>]> {
+    let mappings = negotiated
+        .target
+        .as_ref()
+        .map_or(&[][..], |node| &node.luns);
+    let depth = |mapped: &MappedLun| {
+        let mut mappings = mappings.iter();
+        mappings
+            .find(|mapping| mapping.lun == mapped.lun)?
+            .queue_depth
+    };
+    luns.iter().map(depth).collect()
 }
 
 /// Who talks to whom. `None` when a name is longer than RFC 7143 allows.

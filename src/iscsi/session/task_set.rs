@@ -10,8 +10,9 @@
 //! [`State::Blocked`]. `about` counts them and those that others may have to wait for: while it is
 //! zero, which is nearly always, a command is delivered and ends without another look.
 //!
-//! Invariants: `about` is the length of `blocked` and the number of tasks with `in_order`; what
-//! stands in `blocked` and is not in [`State::Blocked`] any more is passed over and forgotten.
+//! Invariants: `about` is the length of `blocked`, the number of tasks with `in_order`, and one
+//! more if any set is limited; what stands in `blocked` and is not in [`State::Blocked`] any more
+//! is passed over and forgotten.
 
 use std::collections::VecDeque;
 
@@ -30,6 +31,9 @@ pub(super) struct Ordering {
     about: u32,
     /// Oldest first.
     blocked: VecDeque<TaskId>,
+    /// How many tasks each set may have, by LUN of the session's map; empty where none is limited.
+    /// Otherwise this counts as one in `about`.
+    limits: Box<[Option<u16>]>,
     /// Somebody further up starts what may start, or aborts several tasks and looks afterwards.
     busy: bool,
 }
@@ -72,9 +76,12 @@ impl Members {
 }
 
 impl Ordering {
-    pub(super) fn new() -> Self {
+    /// `limits`: how many tasks may be in each set, by LUN of the session's map.
+    pub(super) fn new(limits: Box<[Option<u16>]>) -> Self {
+        let limited = limits.iter().any(Option::is_some);
         Self {
-            about: 0,
+            about: u32::from(limited),
+            limits: if limited { limits } else { Box::default() },
             blocked: VecDeque::with_capacity(usize::from(QUEUE_DEPTH_MAX + IMMEDIATE_MAX)),
             busy: false,
         }
@@ -123,6 +130,17 @@ impl Session {
         let Some(set) = task.mapped else {
             return true;
         };
+        if self.is_full(set) {
+            // SAM-5 §5.3.1: it may be sent again.
+            env.data_in.clear();
+            let outcome = Outcome {
+                status: Status::TaskSetFull,
+                sense: None,
+            };
+            self.finish(env, id.slot, outcome);
+            return false;
+        }
+        let task = self.tasks.slot(id.slot).expect("it was found");
         if attribute != TaskAttribute::Simple {
             task.in_order = true;
             self.ordering.about += 1;
@@ -136,6 +154,24 @@ impl Session {
         self.ordering.about += 1;
         self.ordering.blocked.push_back(id);
         false
+    }
+
+    /// As many commands as a task set may have are in it.
+    fn is_full(&self, set: u16) -> bool {
+        let Some(limit) = self
+            .ordering
+            .limits
+            .get(usize::from(set))
+            .copied()
+            .flatten()
+        else {
+            return false;
+        };
+        let members = self.tasks.iter().filter(|task| {
+            let in_set = task.has_started() || task.state == State::Blocked;
+            in_set && task.mapped == Some(set)
+        });
+        members.count() >= usize::from(limit)
     }
 
     fn waiting_members(&mut self, set: u16) -> Members {
@@ -162,7 +198,7 @@ impl Session {
         if task.in_order {
             self.ordering.about -= 1;
         }
-        if !self.ordering.busy {
+        if !self.ordering.busy && !self.ordering.blocked.is_empty() {
             self.ordering.busy = true;
             if let Some(set) = task.mapped {
                 while self.start_next(env, set) {}
@@ -173,7 +209,7 @@ impl Session {
 
     /// The counterpart of [`Ordering::suspend`]: starts what may start now.
     pub(super) fn resume_ordering(&mut self, env: &mut Env<'_>, was_busy: bool) {
-        if was_busy || self.ordering.is_idle() {
+        if was_busy || self.ordering.blocked.is_empty() {
             self.ordering.busy = was_busy;
             return;
         }
@@ -228,7 +264,9 @@ fn waits_in(task: &Task, set: u16) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::bench::{Answer, Bench};
     use super::*;
+    use crate::pdu::ScsiCommand;
     use TaskAttribute::{HeadOfQueue, Ordered, Simple};
 
     const NOBODY: Members = Members {
@@ -279,5 +317,65 @@ mod tests {
             let may_start = NOBODY.admit(attribute, members(before));
             assert_eq!(may_start, may, "{attribute:?} past {before:?}");
         }
+    }
+
+    /// SAM-5 §5.3.1: a task set that is full takes no more, whatever the attribute, and other task
+    /// sets do.
+    #[test]
+    fn one_command_more_than_the_queue_depth_gets_task_set_full() {
+        let mut bench = Bench::with("", |mapping| {
+            mapping.queue_depth = (mapping.lun == 0).then_some(3);
+        });
+        bench.send_write(1, 0);
+        let waits = ScsiCommand {
+            attribute: crate::pdu::TaskAttribute::Ordered,
+            ..Bench::write(2, 0)
+        };
+        bench.send(&waits, &[7; 512]);
+        bench.send_write(3, 0);
+        assert_eq!(bench.answers(), []);
+        let first = ScsiCommand {
+            attribute: crate::pdu::TaskAttribute::HeadOfQueue,
+            ..Bench::write(4, 0)
+        };
+        for (command, tag) in [(first, 4), (Bench::write(5, 0), 5)] {
+            bench.send(&command, &[7; 512]);
+            assert_eq!(bench.answers(), [Answer::Status(tag, 0x28, None)]);
+        }
+        for tag in 10..40 {
+            bench.send_write(tag, 1);
+        }
+        bench.complete();
+        assert_eq!(bench.answers(), [Answer::Status(1, 0, None)]);
+        bench.send_write(6, 0);
+        assert_eq!(bench.answers(), [], "there is room for one");
+        bench.send_write(7, 0);
+        assert_eq!(bench.answers(), [Answer::Status(7, 0x28, None)]);
+        while !bench.requests.is_empty() {
+            bench.complete();
+        }
+        assert_eq!(bench.answers().len(), 30 + 3);
+        assert!(bench.session.is_drained() && !bench.session.ordering.is_idle());
+    }
+
+    #[test]
+    fn nothing_is_looked_up_for_simple_commands_without_limits() {
+        let mut bench = Bench::new();
+        bench.send_write(1, 0);
+        bench.send_write(2, 0);
+        assert!(bench.session.ordering.is_idle());
+        let ordered = ScsiCommand {
+            attribute: crate::pdu::TaskAttribute::Ordered,
+            ..Bench::write(3, 0)
+        };
+        bench.send(&ordered, &[7; 512]);
+        bench.send_write(4, 0);
+        assert!(!bench.session.ordering.is_idle());
+        while !bench.requests.is_empty() {
+            bench.complete();
+        }
+        let tags = [1, 2, 3, 4].map(|tag| Answer::Status(tag, 0, None));
+        assert_eq!(bench.answers(), tags);
+        assert!(bench.session.ordering.is_idle());
     }
 }
