@@ -350,6 +350,7 @@ impl Connection {
         let pdu = ScsiResponse {
             response: ScsiResponseCode::CompletedAtTarget,
             status: 0,
+            status_qualifier: 0,
             residual: Residual::None,
             bidi_residual: Residual::None,
             itt,

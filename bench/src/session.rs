@@ -389,6 +389,7 @@ impl Session {
             read,
             write: !read,
             attribute: TaskAttribute::Simple,
+            priority: 0,
             lun: self.lun(),
             itt,
             expected_data_transfer_length: io_bytes,

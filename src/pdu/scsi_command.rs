@@ -1,9 +1,10 @@
-//! SCSI Command (RFC 7143 §11.3), initiator to target.
+//! SCSI Command (RFC 7143 §11.3, RFC 7144 §4.1), initiator to target.
 
 use super::bhs::{FINAL, flag};
 use super::{Bhs, CmdSn, FormatError, Itt, LunField, Opcode, StatSn};
 
 mod field {
+    pub(super) const PRIORITY: usize = 2; // upper four bits
     pub(super) const EXPECTED_DATA_TRANSFER_LENGTH: usize = 20;
     pub(super) const CDB: usize = 32; // sixteen bytes
 }
@@ -11,6 +12,7 @@ mod field {
 const READ: u8 = 0x40;
 const WRITE: u8 = 0x20;
 const ATTRIBUTE_MASK: u8 = 0x07;
+const PRIORITY_SHIFT: u32 = 4;
 
 /// A command descriptor block and how its data will travel. Immediate data follow as the data
 /// segment; a CDB longer than 16 bytes goes on in an AHS ([`super::Ahs::ExtendedCdb`]).
@@ -23,6 +25,9 @@ pub struct ScsiCommand {
     pub read: bool,
     pub write: bool,
     pub attribute: TaskAttribute,
+    /// Command priority, 0 (none given) to 15 (RFC 7144 §4.1): reserved unless iSCSIProtocolLevel
+    /// is 2 or more.
+    pub priority: u8,
     pub lun: LunField,
     pub itt: Itt,
     /// Bytes that the initiator expects to transfer: of the write where both directions are set.
@@ -69,6 +74,7 @@ impl ScsiCommand {
             read: flags & READ != 0,
             write: flags & WRITE != 0,
             attribute: TaskAttribute::parse(flags & ATTRIBUTE_MASK)?,
+            priority: bhs.u8_at::<{ field::PRIORITY }>() >> PRIORITY_SHIFT,
             lun: bhs.lun(),
             itt: bhs.initiator_task_tag(),
             expected_data_transfer_length: bhs.u32_at::<{ field::EXPECTED_DATA_TRANSFER_LENGTH }>(),
@@ -88,6 +94,7 @@ impl ScsiCommand {
                 | flag(self.write, WRITE)
                 | self.attribute as u8,
         );
+        bhs.put_u8::<{ field::PRIORITY }>(self.priority << PRIORITY_SHIFT);
         bhs.set_lun(self.lun);
         bhs.set_initiator_task_tag(self.itt);
         bhs.put_u32::<{ field::EXPECTED_DATA_TRANSFER_LENGTH }>(self.expected_data_transfer_length);

@@ -1,4 +1,4 @@
-//! SCSI Response (RFC 7143 §11.4), target to initiator.
+//! SCSI Response (RFC 7143 §11.4, RFC 7144 §4.2), target to initiator.
 //!
 //! Sense data and response data follow as the data segment: a length of two bytes, then the bytes
 //! (RFC 7143 §11.4.7).
@@ -10,6 +10,7 @@ use super::{Bhs, CmdSn, FormatError, Itt, Opcode, Residual, StatSn};
 mod field {
     pub(super) const RESPONSE: usize = 2;
     pub(super) const STATUS: usize = 3;
+    pub(super) const STATUS_QUALIFIER: usize = 8;
     pub(super) const SNACK_TAG: usize = 20;
     pub(super) const EXP_DATA_SN: usize = 36;
     pub(super) const BIDIRECTIONAL_READ_RESIDUAL_COUNT: usize = 40;
@@ -28,6 +29,9 @@ pub struct ScsiResponse {
     /// SAM-5 status byte; meaningful only when `response` is
     /// [`ScsiResponseCode::CompletedAtTarget`].
     pub status: u8,
+    /// SAM-5 §5.3.2 (RFC 7144 §4.2); zero, for it is reserved, unless iSCSIProtocolLevel is 2 or
+    /// more.
+    pub status_qualifier: u16,
     pub residual: Residual,
     /// Of the read half of a bidirectional command.
     pub bidi_residual: Residual,
@@ -57,6 +61,7 @@ impl ScsiResponse {
         Ok(Self {
             response: ScsiResponseCode::parse(bhs.u8_at::<{ field::RESPONSE }>()),
             status: bhs.u8_at::<{ field::STATUS }>(),
+            status_qualifier: bhs.u16_at::<{ field::STATUS_QUALIFIER }>(),
             residual: Residual::parse(
                 flags & OVERFLOW != 0,
                 flags & UNDERFLOW != 0,
@@ -87,6 +92,7 @@ impl ScsiResponse {
         bhs.set_flags(FINAL | flags | bidi_flags);
         bhs.put_u8::<{ field::RESPONSE }>(self.response.emit());
         bhs.put_u8::<{ field::STATUS }>(self.status);
+        bhs.put_u16::<{ field::STATUS_QUALIFIER }>(self.status_qualifier);
         bhs.set_initiator_task_tag(self.itt);
         bhs.put_u32::<{ field::SNACK_TAG }>(self.snack_tag);
         bhs.set_stat_sn(self.stat_sn);

@@ -1,4 +1,4 @@
-//! Task Management Function Request (RFC 7143 §11.5), initiator to target.
+//! Task Management Function Request (RFC 7143 §11.5, RFC 7144 §4.3), initiator to target.
 
 use super::bhs::FINAL;
 use super::code::wire_code;
@@ -31,7 +31,8 @@ pub struct TaskManagementRequest {
 }
 
 wire_code! {
-    /// Task management functions (RFC 7143 §11.5.1).
+    /// Task management functions (RFC 7143 §11.5.1); from QUERY TASK on those of RFC 7144 §4.3, which
+    /// there are at iSCSIProtocolLevel 2 and more.
     pub enum TaskManagementFunction {
         AbortTask = 1,
         AbortTaskSet = 2,
@@ -41,6 +42,10 @@ wire_code! {
         TargetWarmReset = 6,
         TargetColdReset = 7,
         TaskReassign = 8,
+        QueryTask = 9,
+        QueryTaskSet = 10,
+        ITNexusReset = 11,
+        QueryAsynchronousEvent = 12,
     }
 }
 

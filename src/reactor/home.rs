@@ -245,6 +245,39 @@ impl Reactor {
         &mut self,
         units: &[UnitIndex],
         by: &Arc<Nexus>,
+        key: (SessionIndex, u16, u32),
+    ) {
+        self.undo(units, by, || Change::Reset, key);
+    }
+
+    /// A session has aborted all that it had: now the units forget what belongs to its nexus, as if
+    /// that were lost (SAM-5 §6.3.4).
+    pub(super) fn reset_nexus(&mut self, session: SessionIndex, management: u32) {
+        let Some(entry) = self.entry(session) else {
+            return;
+        };
+        let by = Arc::clone(entry.session.i_t());
+        let tsih = entry.tsih;
+        let mut units: Vec<_> = entry.session.units().collect();
+        units.sort_unstable();
+        units.dedup();
+        units.retain(|unit| {
+            let replica = self.lent.units.get(usize::from(unit.0));
+            replica.is_some_and(|replica| replica.holds_for(&by))
+        });
+        self.undo(
+            &units,
+            &by,
+            || Change::NexusLost,
+            (session, tsih, management),
+        );
+    }
+
+    fn undo(
+        &mut self,
+        units: &[UnitIndex],
+        by: &Arc<Nexus>,
+        change: fn() -> Change,
         (session, tsih, management): (SessionIndex, u16, u32),
     ) {
         self.next_barrier += 1;
@@ -258,12 +291,7 @@ impl Reactor {
         });
         let core = self.core;
         for unit in units {
-            self.ask(
-                *unit,
-                Asker::Reset { core, id },
-                Change::Reset,
-                Arc::clone(by),
-            );
+            self.ask(*unit, Asker::Reset { core, id }, change(), Arc::clone(by));
         }
         // The one that was counted for none at all.
         self.unit_was_reset(id);

@@ -545,6 +545,10 @@ impl Reactor {
                     management,
                     scope,
                 } => self.begin_reset(session, management, scope),
+                Effect::NexusReset {
+                    session,
+                    management,
+                } => self.reset_nexus(session, management),
             }
         }
     }

@@ -131,6 +131,11 @@ impl NexusUnit {
             .find(|condition| self.pending & condition.bit() != 0)
     }
 
+    /// How many conditions are pending.
+    pub fn pending_count(&self) -> u32 {
+        self.pending.count_ones()
+    }
+
     /// Reports the next condition, which is thereby cleared (UA_INTLCK_CTRL = 00b).
     pub fn take(&mut self) -> Option<UnitAttention> {
         if self.pending == 0 {

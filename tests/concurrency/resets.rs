@@ -6,7 +6,7 @@ use super::served::{
 };
 use iiblockdaemon::iscsi::session::Guard;
 use iiblockdaemon::pdu::{TaskManagementFunction as Function, TaskManagementResponseCode as Code};
-use iiblockdaemon::testing::{self, DataOut};
+use iiblockdaemon::testing::{self, DataOut, Event};
 
 /// What a LOGICAL UNIT RESET by a session on core 0 does with a write that is held on `core`.
 struct ResetSeen {
@@ -212,4 +212,46 @@ fn a_late_acknowledgement_does_not_answer_another_sessions_reset() {
     assert!(!second.has_ended(reset), "its own unit still has a write");
     served.faults[1].hold_writes(false);
     assert_eq!(response(&mut second, reset), Code::FunctionComplete);
+}
+
+/// RFC 7144 §4.3: only this nexus, all of its LUNs, and nothing lands behind the answer.
+#[test]
+fn i_t_nexus_reset_waits_for_the_devices_of_all_luns() {
+    let served = Served::start(two_cores());
+    let level = |login: testing::Config| login.with_key("iSCSIProtocolLevel", "2");
+    let mut it = served.session_on(0, level(login()), &[0, 1]);
+    let mut bystander = served.session_on(1, level(other(1)), &[0, 1]);
+    for faults in &served.faults {
+        faults.hold_writes(true);
+    }
+    let first = write(&mut it, 0, 1, block(1));
+    let second = write(&mut it, 1, 2, block(2));
+    let third = write(&mut bystander, 0, 3, block(3));
+    until(&mut it, || {
+        served.faults[0].held() == 2 && served.faults[1].held() == 1
+    });
+    let there = manage(&mut it, Function::QueryTask, 0, Some(first));
+    assert_eq!(response(&mut it, there), Code::FunctionSucceeded);
+    let reset = manage(&mut it, Function::ITNexusReset, 0, None);
+    settle(&mut [&mut it, &mut bystander]);
+    assert!(!it.has_ended(reset));
+    served.faults[0].hold_writes(false);
+    settle(&mut [&mut it, &mut bystander]);
+    assert!(
+        !it.has_ended(reset),
+        "the other LUN's write is at its device"
+    );
+    served.faults[1].hold_writes(false);
+    assert_eq!(response(&mut it, reset), Code::FunctionComplete);
+    for task in [first, second] {
+        assert_eq!(it.wait(task).unwrap(), Event::Aborted { task });
+    }
+    let gone = manage(&mut it, Function::QueryTaskSet, 0, None);
+    assert_eq!(response(&mut it, gone), Code::FunctionComplete);
+    assert!(good(&bystander.wait(third).unwrap()));
+    for lun in [0, 1] {
+        assert_eq!(attention(&mut it, lun), RESET);
+        assert_eq!(attention(&mut it, lun), None);
+        assert_eq!(attention(&mut bystander, lun), None);
+    }
 }

@@ -225,7 +225,7 @@ impl Bench {
                 self.units[usize::from(unit.0)].apply(&Update::Sanitized(true));
                 self.with(|session, env| session.job_ended(env, task, unit, Ok(())));
             }
-            Effect::Reset { management, .. } => {
+            Effect::Reset { management, .. } | Effect::NexusReset { management, .. } => {
                 self.with(|session, env| session.reset_done(env, management));
             }
         }

@@ -31,6 +31,7 @@ pub(crate) fn by_hand(it: &mut TcpInitiator, cdb: [u8; 16], bytes: u32) -> ScsiC
         read: cdb[0] == 0x88,
         write: cdb[0] == 0x8a,
         attribute: TaskAttribute::Simple,
+        priority: 0,
         lun: LunField([0; 8]),
         itt,
         expected_data_transfer_length: bytes,

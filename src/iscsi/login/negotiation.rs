@@ -14,6 +14,9 @@ use crate::iscsi::negotiated::{Parameters, SessionType};
 use crate::iscsi::node::{DigestPolicy, TargetNode};
 use crate::iscsi::text::{TextWriter, list, parse_number};
 
+/// iSCSIProtocolLevel of RFC 7144, which takes that of RFC 7143 in.
+const PROTOCOL_LEVEL: u32 = 2;
+
 /// What this side wants, of which [`Ours::of`] gives one key's share.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ours<'a> {
@@ -43,11 +46,9 @@ impl Ours<'_> {
                 .target
                 .map_or(1, |target| u32::from(target.max_connections)),
             // What this engine is made for: all in order, no recovery within a session, the task
-            // reporting of RFC 3720, and RFC 7143 itself.
-            Key::DataPduInOrder
-            | Key::DataSequenceInOrder
-            | Key::TaskReporting
-            | Key::IscsiProtocolLevel => 1,
+            // reporting of RFC 3720.
+            Key::DataPduInOrder | Key::DataSequenceInOrder | Key::TaskReporting => 1,
+            Key::IscsiProtocolLevel => PROTOCOL_LEVEL,
             _ => 0,
         }
     }

@@ -143,7 +143,7 @@ impl Session {
         self.management.iter().any(|pending| match pending.answer {
             Answer::Logout(Closes::Session) => true,
             Answer::Logout(pending) => Some(pending) == closes,
-            Answer::Function | Answer::ColdReset => false,
+            Answer::Function | Answer::ColdReset | Answer::NexusReset => false,
         })
     }
 
@@ -307,7 +307,7 @@ impl Session {
         let leaves = self.management.iter().any(|pending| match pending.answer {
             Answer::Logout(Closes::Connection(other)) => other == on,
             Answer::Logout(Closes::Session) => pending.connection != on,
-            Answer::Function | Answer::ColdReset => false,
+            Answer::Function | Answer::ColdReset | Answer::NexusReset => false,
         });
         if leaves {
             Scope::Connection

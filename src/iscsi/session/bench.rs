@@ -182,6 +182,7 @@ impl Bench {
             read: false,
             write: bytes > 0,
             attribute: TaskAttribute::Simple,
+            priority: 0,
             lun: LunField([0, lun, 0, 0, 0, 0, 0, 0]),
             itt: Itt(itt),
             expected_data_transfer_length: bytes,

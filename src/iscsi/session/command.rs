@@ -228,6 +228,11 @@ impl Session {
             changing: (UnitIndex(0), 0, 0),
             freeze: None,
             in_order: false,
+            priority: if self.has_rfc_7144() {
+                command.priority
+            } else {
+                0
+            },
             clears: false,
             tells_aborted: false,
             aborted: false,
@@ -541,6 +546,7 @@ impl Session {
         let response = ScsiResponse {
             response: ScsiResponseCode::CompletedAtTarget,
             status: outcome.status as u8,
+            status_qualifier: self.status_qualifier(outcome.status),
             residual,
             bidi_residual: Residual::None,
             itt: task.itt,

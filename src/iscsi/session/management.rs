@@ -77,6 +77,18 @@ impl Session {
                 };
                 self.reset(env, on, request, units, condition, target.filter(|_| cold));
             }
+            TaskManagementFunction::QueryTask if self.has_rfc_7144() => {
+                self.query_task(on, &request);
+            }
+            TaskManagementFunction::QueryTaskSet if self.has_rfc_7144() => {
+                self.query_task_set(on, &request);
+            }
+            TaskManagementFunction::ITNexusReset if self.has_rfc_7144() => {
+                self.reset_nexus(env, on, &request);
+            }
+            TaskManagementFunction::QueryAsynchronousEvent if self.has_rfc_7144() => {
+                self.query_asynchronous_event(on, &request);
+            }
             // NORMACA = 0: there is no ACA to clear. ErrorRecoveryLevel 0: nothing to reassign.
             TaskManagementFunction::ClearAca => {
                 self.respond_management(on, request.itt, Code::FunctionNotSupported);
@@ -84,7 +96,12 @@ impl Session {
             TaskManagementFunction::TaskReassign => {
                 self.respond_management(on, request.itt, Code::ReassignmentNotSupported);
             }
-            TaskManagementFunction::Other(_) => {
+            // RFC 7144 §3: what iSCSIProtocolLevel 1 does not know.
+            TaskManagementFunction::QueryTask
+            | TaskManagementFunction::QueryTaskSet
+            | TaskManagementFunction::ITNexusReset
+            | TaskManagementFunction::QueryAsynchronousEvent
+            | TaskManagementFunction::Other(_) => {
                 self.respond_management(on, request.itt, Code::FunctionNotSupported);
             }
         }
@@ -175,7 +192,7 @@ impl Session {
         units
     }
 
-    fn unit_for(&self, request: &TaskManagementRequest) -> Option<UnitIndex> {
+    pub(super) fn unit_for(&self, request: &TaskManagementRequest) -> Option<UnitIndex> {
         let at = self.mapped(request.lun)?;
         Some(self.luns[usize::from(at)].unit)
     }
@@ -507,12 +524,21 @@ impl Session {
             let owed = others.any(|other| self.owes_acknowledgement(&pending, other));
             let guard = match pending.answer {
                 Answer::Logout(_) => Guard::LogoutWaits,
-                Answer::Function | Answer::ColdReset => Guard::AbortWaitsForDevice,
+                Answer::Function | Answer::ColdReset | Answer::NexusReset => {
+                    Guard::AbortWaitsForDevice
+                }
             };
             let waits =
                 pending.remote || pending.gathering || owed || (tasks && env.guards.hold(guard));
             if waits {
                 at += 1;
+            } else if pending.answer == Answer::NexusReset {
+                self.management[at].answer = Answer::Function;
+                self.management[at].remote = true;
+                env.effects.push(Effect::NexusReset {
+                    session: self.index,
+                    management: pending.id,
+                });
             } else {
                 self.management.remove(at);
                 self.finish_request(pending);
@@ -523,7 +549,9 @@ impl Session {
     fn finish_request(&mut self, request: Management) {
         let on = request.connection;
         match request.answer {
-            Answer::Function => self.respond_management(on, request.itt, Code::FunctionComplete),
+            Answer::Function | Answer::NexusReset => {
+                self.respond_management(on, request.itt, Code::FunctionComplete);
+            }
             Answer::ColdReset => {
                 self.respond_management(on, request.itt, Code::FunctionComplete);
                 // RFC 7143 §11.5.1: all connections of the target end, that of the asker too.
@@ -542,9 +570,21 @@ impl Session {
         }
     }
 
-    fn respond_management(&mut self, on: ConnectionIndex, itt: Itt, response: Code) {
+    pub(super) fn respond_management(&mut self, on: ConnectionIndex, itt: Itt, response: Code) {
+        self.respond_with_information(on, itt, response, [0; 3]);
+    }
+
+    /// A response with Additional Response Information (RFC 7144 §4.4).
+    pub(super) fn respond_with_information(
+        &mut self,
+        on: ConnectionIndex,
+        itt: Itt,
+        response: Code,
+        additional_information: [u8; 3],
+    ) {
         let response = TaskManagementResponse {
             response,
+            additional_information,
             itt,
             stat_sn: self.next_stat_sn(on),
             exp_cmd_sn: self.window.exp_cmd_sn(),

@@ -18,9 +18,9 @@
 //!
 //! Files: `window` (CmdSN), `table` and `task` (tasks), `task_set` (their order), `command`
 //! (arrival, delivery, steps, answers), `data_out` (immediate, unsolicited, R2T), `data_in`
-//! (pieces, PDUs, residuals), `management` (task management, resets), `clearing` (what other
-//! things abort), `requests` (NOP, text, logout, reject), `connection`, `attachment` (connections
-//! that come and go), `timers`.
+//! (pieces, PDUs, residuals), `management` (task management, resets), `queries` (RFC 7144),
+//! `clearing` (what other things abort), `requests` (NOP, text, logout, reject), `connection`,
+//! `attachment` (connections that come and go), `timers`.
 
 mod attachment;
 #[cfg(test)]
@@ -32,6 +32,7 @@ mod data_in;
 mod data_out;
 mod guards;
 mod management;
+mod queries;
 mod requests;
 mod table;
 mod task;
@@ -145,6 +146,12 @@ pub enum Effect {
         management: u32,
         scope: ResetScope,
     },
+    /// Have the units forget what belongs to this session's nexus, then call
+    /// [`Session::reset_done`].
+    NexusReset {
+        session: SessionIndex,
+        management: u32,
+    },
 }
 
 /// What a reset reaches.
@@ -222,6 +229,8 @@ struct Early {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Answer {
     Function,
+    /// Its tasks being gone, the units are asked to forget the nexus.
+    NexusReset,
     /// The session ends behind it.
     ColdReset,
     Logout(Closes),

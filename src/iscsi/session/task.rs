@@ -159,6 +159,8 @@ pub(super) struct Task {
     pub(super) freeze: Option<UnitIndex>,
     /// Counted among those that others of its task set may have to wait for.
     pub(super) in_order: bool,
+    /// 1 first to 15 last, 0 behind them (SAM-5 §8.3).
+    pub(super) priority: u8,
     /// Its CHECK CONDITION ends other tasks, and follows them.
     pub(super) clears: bool,
     /// Aborted, and to be answered with TASK ABORTED.

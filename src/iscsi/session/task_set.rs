@@ -223,25 +223,34 @@ impl Session {
         self.ordering.busy = false;
     }
 
-    /// Starts the first task of a set that waits and need not any more. `false`: there is none.
+    /// Starts the first task of a set that waits and need not any more, by priority and then by age
+    /// (SAM-5 §8.3). `false`: there is none.
     fn start_next(&mut self, env: &mut Env<'_>, set: u16) -> bool {
         self.forget_gone();
         let started = Members::started(&self.tasks, set);
         let mut before = Members::default();
+        let mut next: Option<(u8, usize, TaskId)> = None;
         for at in 0..self.ordering.blocked.len() {
             let id = self.ordering.blocked[at];
             let Some(task) = self.tasks.find(id).filter(|task| waits_in(task, set)) else {
                 continue;
             };
             if started.admit(task.command.attribute, before) {
-                self.ordering.blocked.remove(at);
-                self.ordering.about -= 1;
-                self.start(env, id);
-                return true;
+                // Zero is no priority: wrapped, it is behind all others.
+                let rank = task.priority.wrapping_sub(1);
+                if next.is_none_or(|(best, ..)| rank < best) {
+                    next = Some((rank, at, id));
+                }
             }
             before.add(task);
         }
-        false
+        let Some((_, at, id)) = next else {
+            return false;
+        };
+        self.ordering.blocked.remove(at);
+        self.ordering.about -= 1;
+        self.start(env, id);
+        true
     }
 
     /// Strikes those that were aborted while they waited.

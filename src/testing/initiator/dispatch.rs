@@ -346,9 +346,13 @@ impl Initiator {
                     is_earlier && scsi.command.lun == request.lun
                 }
                 TaskManagementFunction::TargetWarmReset
-                | TaskManagementFunction::TargetColdReset => is_earlier,
+                | TaskManagementFunction::TargetColdReset
+                | TaskManagementFunction::ITNexusReset => is_earlier,
                 TaskManagementFunction::ClearAca
                 | TaskManagementFunction::TaskReassign
+                | TaskManagementFunction::QueryTask
+                | TaskManagementFunction::QueryTaskSet
+                | TaskManagementFunction::QueryAsynchronousEvent
                 | TaskManagementFunction::Other(_) => false,
             }
         };

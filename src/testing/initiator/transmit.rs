@@ -168,6 +168,7 @@ impl Initiator {
             read: scsi.read_length().is_some(),
             write: scsi.data_out().is_some(),
             attribute: scsi.attribute,
+            priority: 0,
             lun: scsi.lun,
             itt,
             expected_data_transfer_length: scsi.expected_length(),

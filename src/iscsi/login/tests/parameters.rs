@@ -96,10 +96,11 @@ fn each_key_is_answered_by_its_rule() {
             "RFC3720",
         ),
         ("TaskReporting", "FastAbort", "Reject"),
-        // §13.24, minimum, ours is 1.
+        // §13.24, minimum, ours is 2.
         ("iSCSIProtocolLevel", "0", "0"),
         ("iSCSIProtocolLevel", "1", "1"),
-        ("iSCSIProtocolLevel", "31", "1"),
+        ("iSCSIProtocolLevel", "2", "2"),
+        ("iSCSIProtocolLevel", "31", "2"),
         ("iSCSIProtocolLevel", "32", "Reject"),
         // §13.25, obsolete.
         ("OFMarker", "Yes", "No"),

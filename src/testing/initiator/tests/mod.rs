@@ -162,6 +162,7 @@ impl Stand {
         ScsiResponse {
             response: ScsiResponseCode::CompletedAtTarget,
             status,
+            status_qualifier: 0,
             residual,
             bidi_residual: Residual::None,
             itt: task.0,

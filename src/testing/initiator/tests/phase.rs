@@ -62,6 +62,7 @@ fn an_aborted_command_is_never_answered() {
         it.sent();
         let response = TaskManagementResponse {
             response: TaskManagementResponseCode::FunctionComplete,
+            additional_information: [0; 3],
             itt: management.0,
             stat_sn: it.take_stat_sn(),
             exp_cmd_sn: it.exp_cmd_sn,
