@@ -8,6 +8,7 @@ use super::file::{default_cores, default_limits, default_memory};
 use super::model::{
     Auth, Backend, Config, Cores, Daemon, DigestPolicy, Engine, LogicalUnit, LunMap,
     MAX_CONNECTIONS_DEFAULT, Placement, Poll, Portal, PortalGroup, ReservationMatching, Target,
+    TargetState,
 };
 use super::units::ISCSI_PORT;
 use crate::iscsi::names::IscsiName;
@@ -79,6 +80,8 @@ impl Config {
                     initiators: Vec::new(),
                     queue_depth: None,
                 }],
+                state: TargetState::Serving,
+                redirect: None,
             }],
         }
     }

@@ -221,8 +221,30 @@ pub struct Target {
     /// Connections that one session may have: 1 to 8 (RFC 7143 §13.2, MaxConnections).
     pub max_connections: u16,
     pub auth: Auth,
-    /// At least one, with distinct LUNs.
+    /// With distinct LUNs; at least one, unless nobody can log in here.
     pub luns: Vec<LunMap>,
+    pub state: TargetState,
+    /// Where initiators are sent instead (RFC 7143 §11.13.5).
+    pub redirect: Option<Redirect>,
+}
+
+/// Whether a target takes logins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TargetState {
+    Serving,
+    /// Initiators that know it are told that it is gone for good.
+    Removed,
+    /// Nobody may log in for now.
+    Unavailable,
+}
+
+/// `redirect` of a `[[target]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    pub to: SocketAddr,
+    pub permanent: bool,
+    /// Tags of the target's portal groups at which it holds; at least one.
+    pub portal_groups: Vec<u16>,
 }
 
 /// Which values of HeaderDigest or DataDigest the target agrees to (RFC 7143 §13.1).

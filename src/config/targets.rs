@@ -8,12 +8,12 @@ use ipnet::IpNet;
 use super::auth::{read_auth, read_text_value};
 use super::model::{
     CONNECTIONS_MAX, DigestPolicy, LUN_MAX, LogicalUnit, LunMap, MAX_CONNECTIONS_DEFAULT,
-    PortalGroup, TASK_SET_MAX, Target,
+    PortalGroup, Redirect, TASK_SET_MAX, Target, TargetState,
 };
 use super::names::{PatternError, parse_pattern};
 use super::reader::{At, Section};
 use super::report::Finding;
-use super::units::nearest_unit;
+use super::units::{nearest_unit, parse_portal};
 use crate::iscsi::names::{IscsiName, NamePattern};
 
 /// The most targets of one process.
@@ -23,6 +23,12 @@ const DIGESTS: [(&str, DigestPolicy); 3] = [
     ("optional", DigestPolicy::Optional),
     ("required", DigestPolicy::Required),
     ("off", DigestPolicy::Off),
+];
+
+const STATES: [(&str, TargetState); 3] = [
+    ("serving", TargetState::Serving),
+    ("removed", TargetState::Removed),
+    ("unavailable", TargetState::Unavailable),
 ];
 
 pub(super) fn read_targets(
@@ -110,7 +116,19 @@ fn read_target(
         .and_then(|count| u16::try_from(count.value).ok())
         .unwrap_or(MAX_CONNECTIONS_DEFAULT);
     let auth = read_auth(section.table("auth", "[target.auth]"), dir);
+    let state = section
+        .choice("state", &STATES)
+        .map_or(TargetState::Serving, |state| state.value);
+    let redirect = read_redirect(&mut section, &portal_groups);
+    let elsewhere = redirect.as_ref().is_some_and(|redirect| {
+        let mut groups = portal_groups.iter();
+        groups.all(|tag| redirect.portal_groups.contains(tag))
+    });
     let luns = read_luns(&mut section, units, used);
+    if luns.is_empty() && !elsewhere && state == TargetState::Serving && !section.has("lun") {
+        let help = "map a logical unit:\n[[target.lun]]\nlun = 0\nunit = \"disk0\"";
+        section.missing("[[target.lun]]", help);
+    }
     section.finish();
     Some(Target {
         name: name?,
@@ -123,6 +141,53 @@ fn read_target(
         max_connections,
         auth: auth?,
         luns,
+        state,
+        redirect,
+    })
+}
+
+/// `redirect = { to = "…", permanent = …, portal_groups = […] }` of a target that is reached through
+/// `groups`.
+fn read_redirect(target: &mut Section<'_>, groups: &[u16]) -> Option<Redirect> {
+    let mut section = target.table("redirect", "redirect")?;
+    let to = section.required_text("to", "say where to, as in to = \"192.0.2.1:3260\"");
+    let address = to.and_then(|to| match parse_portal(to.value) {
+        // RFC 7143 §13.8: in a redirection the address has no portal group tag.
+        Ok(address) if !address.ip().is_unspecified() => Some(address),
+        _ => {
+            let message = format!("{:?} is not where an initiator can be sent", to.value);
+            let help = "write one IP address and a port, as in \"192.0.2.1:3260\" or \
+                        \"[2001:db8::1]:3260\", without a portal group tag";
+            section.report(Finding::error(to.span, message).help(help));
+            None
+        }
+    });
+    let permanent = section.boolean("permanent").unwrap_or(false);
+    let tags = section.integers("portal_groups", &(0..=65_535));
+    let mut portal_groups = Vec::new();
+    for tag in tags.iter().flat_map(|tags| &tags.value) {
+        let known = u16::try_from(tag.value).ok();
+        match known.filter(|known| groups.contains(known)) {
+            Some(known) => portal_groups.push(known),
+            None => {
+                let message = format!("the target is not behind portal group {}", tag.value);
+                let help = "name some of the target's own portal_groups, or leave the key out to \
+                            redirect at all of them";
+                section.report(Finding::error(tag.span.clone(), message).help(help));
+            }
+        }
+    }
+    if let Some(tags) = tags.filter(|tags| tags.value.is_empty()) {
+        let finding = Finding::error(tags.span, "portal_groups is empty");
+        section.report(finding.help("leave the key out to redirect at all of them"));
+    } else if portal_groups.is_empty() {
+        portal_groups = groups.to_vec();
+    }
+    section.finish();
+    Some(Redirect {
+        to: address?,
+        permanent,
+        portal_groups,
     })
 }
 
@@ -256,10 +321,6 @@ fn read_addresses(section: &mut Section<'_>) -> Vec<IpNet> {
 
 fn read_luns(section: &mut Section<'_>, units: &[At<LogicalUnit>], used: &mut Used) -> Vec<LunMap> {
     let sections = section.tables("lun", "[[target.lun]]");
-    if sections.is_empty() {
-        let help = "map a logical unit:\n[[target.lun]]\nlun = 0\nunit = \"disk0\"";
-        section.missing("[[target.lun]]", help);
-    }
     let mut luns: Vec<At<LunMap>> = Vec::with_capacity(sections.len());
     for mut section in sections {
         let lun = section.integer("lun", 0..=u64::from(LUN_MAX), "");

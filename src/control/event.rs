@@ -44,6 +44,8 @@ pub struct Login {
     pub header_digest: bool,
     pub data_digest: bool,
     pub luns: usize,
+    /// X#NodeArchitecture, safe to print.
+    pub node_architecture: Option<String>,
 }
 
 /// How a connection of a session came to its end.

@@ -9,7 +9,9 @@ use crate::backend::{Backing, Engine, Kind, Spec};
 use crate::config::{self, Auth, Config};
 use crate::iscsi::acl::Acl;
 use crate::iscsi::auth::{AuthPolicy, ChapPolicy, Credentials, Secret};
-use crate::iscsi::node::{Availability, DigestPolicy, LunMapping, Nodes, PortalGroup, TargetNode};
+use crate::iscsi::node::{
+    Availability, DigestPolicy, LunMapping, Nodes, PortalGroup, Redirect, TargetNode,
+};
 use crate::mem::Pages;
 use crate::net::Listener;
 use crate::scsi::copy::token::TokenKey;
@@ -219,7 +221,16 @@ fn target(target: &config::Target) -> Result<Arc<TargetNode>, StartError> {
     Ok(Arc::new(TargetNode {
         name: target.name.clone(),
         alias: target.alias.clone(),
-        availability: Availability::Available,
+        availability: match target.state {
+            config::TargetState::Serving => Availability::Available,
+            config::TargetState::Removed => Availability::Removed,
+            config::TargetState::Unavailable => Availability::Unavailable,
+        },
+        redirect: target.redirect.as_ref().map(|redirect| Redirect {
+            to: redirect.to,
+            permanent: redirect.permanent,
+            portal_groups: redirect.portal_groups.clone(),
+        }),
         portal_groups: target.portal_groups.clone(),
         acl: Acl::new(target.initiators.clone(), target.addresses.clone()),
         auth: Arc::new(auth(&target.auth, target.name.as_str())?),

@@ -136,6 +136,7 @@ fn logged_in(login: &Login) {
         header_digest = digest(login.header_digest),
         data_digest = digest(login.data_digest),
         auth,
+        node_architecture = login.node_architecture,
         "login accepted: {} from {} to {target} on {}: {}",
         login.initiator,
         login.peer,

@@ -135,7 +135,7 @@ impl Handshake {
                 text,
             }),
             LoginStep::Refuse { response, refusal } => {
-                self.answer(&response, &[]);
+                self.answer(&response, &refusal.reason.text());
                 Some(Greeting::Refused(refusal))
             }
         }

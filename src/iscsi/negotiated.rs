@@ -23,6 +23,9 @@ pub struct Negotiated {
     pub session_type: SessionType,
     pub initiator_name: IscsiName,
     pub initiator_alias: Option<String>,
+    /// X#NodeArchitecture as the initiator declared it, at most 255 bytes; nothing is concluded
+    /// from it.
+    pub node_architecture: Option<String>,
     /// Present exactly in a normal session.
     pub target: Option<Arc<TargetNode>>,
     /// Portal group that the connection came through.

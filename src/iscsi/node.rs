@@ -37,6 +37,16 @@ pub struct TargetNode {
     /// Connections that one session may have: what MaxConnections is negotiated down to.
     pub max_connections: u16,
     pub luns: Vec<LunMapping>,
+    pub redirect: Option<Redirect>,
+}
+
+/// Where a target sends its initiators instead (RFC 7143 §11.13.5).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Redirect {
+    pub to: SocketAddr,
+    pub permanent: bool,
+    /// Tags of the portal groups at which it holds.
+    pub portal_groups: Vec<u16>,
 }
 
 /// Whether a target takes logins.
@@ -162,6 +172,15 @@ impl TargetNode {
     /// Whether it is reached through the portal group of this tag.
     pub fn is_behind(&self, portal_group: u16) -> bool {
         self.portal_groups.contains(&portal_group)
+    }
+
+    /// Where those who come through this portal group are sent, if they are.
+    pub fn redirect_at(&self, portal_group: u16) -> Option<&Redirect> {
+        let redirect = self.redirect.as_ref()?;
+        redirect
+            .portal_groups
+            .contains(&portal_group)
+            .then_some(redirect)
     }
 
     /// The LUNs that this initiator sees.

@@ -31,8 +31,8 @@ pub struct TaskManagementRequest {
 }
 
 wire_code! {
-    /// Task management functions (RFC 7143 §11.5.1); from QUERY TASK on those of RFC 7144 §4.3, which
-    /// there are at iSCSIProtocolLevel 2 and more.
+    /// Task management functions (RFC 7143 §11.5.1); from QUERY TASK on those of RFC 7144 §4.3,
+    /// which there are at iSCSIProtocolLevel 2 and more.
     pub enum TaskManagementFunction {
         AbortTask = 1,
         AbortTaskSet = 2,

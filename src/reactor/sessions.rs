@@ -11,7 +11,7 @@ use super::links::{Link, Links};
 use super::message::{ConnectionKey, Handoff, ToControl, ToCore};
 use crate::control::directory::{SessionName, Verdict};
 use crate::control::event::{Event, Login};
-use crate::iscsi::login::Reason;
+use crate::iscsi::login::{Offered, Reason};
 use crate::iscsi::negotiated::Negotiated;
 use crate::iscsi::session::{ConnectionIndex, Guard, Session, SessionIndex};
 use crate::mem::Pool;
@@ -529,5 +529,9 @@ pub(super) fn login_event(
         header_digest: negotiated.parameters.header_digest,
         data_digest: negotiated.parameters.data_digest,
         luns,
+        node_architecture: negotiated
+            .node_architecture
+            .as_deref()
+            .map(|text| Offered::new(text).as_str().to_owned()),
     }
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use iiblockdaemon::backend::{Backing, Faults};
 use iiblockdaemon::config::{
     Auth, Backend, Config, CoreList, Cores, DigestPolicy, Limits, LogicalUnit, LunMap, Memory,
-    Pages, Placement, Poll, Portal, PortalGroup, ReservationMatching, Target,
+    Pages, Placement, Poll, Portal, PortalGroup, ReservationMatching, Target, TargetState,
 };
 use iiblockdaemon::daemon::{Daemon, Hooks, StartError, Stopper};
 use iiblockdaemon::iscsi::names::IscsiName;
@@ -140,6 +140,8 @@ pub(crate) fn target(name: &str, luns: &[(u16, usize)]) -> Target {
         max_connections: 4,
         auth: Auth::None,
         luns: luns.collect(),
+        state: TargetState::Serving,
+        redirect: None,
     }
 }
 

@@ -318,6 +318,7 @@ fn nodes() -> (Arc<TargetNode>, Arc<Nodes>) {
         queue_depth: None,
     };
     let target = Arc::new(TargetNode {
+        redirect: None,
         name: IscsiName::parse("iqn.2026-11.io.iiblockdaemon:t").unwrap(),
         alias: None,
         availability: Availability::Available,
@@ -365,6 +366,7 @@ fn negotiated(setup: &Setup, target: Arc<TargetNode>) -> Negotiated {
         session_type: SessionType::Normal,
         initiator_name: IscsiName::parse("iqn.2026-11.io.iiblockdaemon:i").unwrap(),
         initiator_alias: None,
+        node_architecture: None,
         target: Some(target),
         portal_group_tag: 1,
         isid: Isid([0x80, 0, 0, 0, 0, 1]),

@@ -1,8 +1,8 @@
 //! Logical units, nexuses and targets: which of them a session sees, and through which portal.
 
 use super::served::{BLOCK, INITIATOR, Served, TARGET, TIMEOUT, config, login, target, unit};
-use iiblockdaemon::config::{LunMap, Portal, PortalGroup, parse_pattern};
-use iiblockdaemon::pdu::LunField;
+use iiblockdaemon::config::{LunMap, Portal, PortalGroup, Redirect, TargetState, parse_pattern};
+use iiblockdaemon::pdu::{LoginStatus, LunField};
 use iiblockdaemon::testing::tcp::{Failure, TcpInitiator, read_16, write_16};
 use iiblockdaemon::testing::{self, DataOut, Direction, Scsi};
 
@@ -187,4 +187,37 @@ fn targets_and_portal_groups_lead_where_they_say() {
     };
     assert_eq!(groups("iqn.2026-11.io.x:second"), [7, 7]);
     assert_eq!(groups(TARGET), [1, 7, 7]);
+}
+
+/// RFC 7143 §11.13.5: each has its status, and discovery still names what is not removed.
+#[test]
+fn targets_that_are_elsewhere_removed_or_unavailable_say_so() {
+    let mut config = config();
+    let names = ["moved", "gone", "away"].map(|name| format!("{TARGET}.{name}"));
+    for name in &names {
+        config.targets.push(target(name, &[(0, 0)]));
+    }
+    config.targets[1].redirect = Some(Redirect {
+        to: "192.0.2.1:3260".parse().unwrap(),
+        permanent: false,
+        portal_groups: vec![1],
+    });
+    config.targets[2].state = TargetState::Removed;
+    config.targets[3].state = TargetState::Unavailable;
+    let served = Served::start(config);
+    for (name, status) in names.iter().zip([
+        LoginStatus::TARGET_MOVED_TEMPORARILY,
+        LoginStatus::TARGET_REMOVED,
+        LoginStatus::SERVICE_UNAVAILABLE,
+    ]) {
+        let login = testing::Config::new(INITIATOR, name);
+        match TcpInitiator::connect(served.address(), login, TIMEOUT) {
+            Err(Failure::LoginRefused(told)) => assert_eq!(told, status),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    let discovery = testing::Config::discovery(INITIATOR);
+    let listed = TcpInitiator::discover(served.address(), discovery, TIMEOUT).unwrap();
+    let listed: Vec<_> = listed.into_iter().map(|(name, _)| name).collect();
+    assert_eq!(listed, [TARGET, &names[2], &names[0]]);
 }

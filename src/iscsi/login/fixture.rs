@@ -39,6 +39,7 @@ pub(crate) fn target(text: &str) -> TargetNode {
         data_digest: DigestPolicy::Optional,
         max_connections: 4,
         luns: vec![],
+        redirect: None,
     }
 }
 

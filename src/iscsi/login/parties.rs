@@ -20,6 +20,7 @@ pub(super) struct Parties {
     pub(super) session_type: SessionType,
     pub(super) initiator: IscsiName,
     pub(super) initiator_alias: Option<String>,
+    pub(super) node_architecture: Option<String>,
     /// Present exactly in a normal session.
     pub(super) target: Option<Arc<TargetNode>>,
     pub(super) auth: Arc<AuthPolicy>,
@@ -73,6 +74,7 @@ impl Parties {
             session_type,
             initiator,
             initiator_alias: None,
+            node_architecture: None,
             target,
             auth,
         })
@@ -132,6 +134,13 @@ fn find_target(
             AclDenial::Initiator => Reason::InitiatorDenied,
             AclDenial::Address => Reason::AddressDenied,
         })?;
+    // Before anything is proved: the place that the initiator is sent to asks for that itself.
+    if let Some(redirect) = target.redirect_at(cx.portal_group_tag) {
+        return Err(Reason::TargetMoved {
+            to: redirect.to,
+            permanent: redirect.permanent,
+        });
+    }
     if target.availability == Availability::Unavailable {
         return Err(Reason::TargetUnavailable);
     }

@@ -1,12 +1,14 @@
 //! Why a login is refused: one variant per rule that an initiator can break and per decision of
 //! ours, mapped in one function to the status on the wire (RFC 7143 §11.13.5).
 
+use std::net::SocketAddr;
+
 use thiserror::Error;
 
 use crate::iscsi::binary::BinaryError;
 use crate::iscsi::keys::Key;
 use crate::iscsi::names::NameError;
-use crate::iscsi::text::{LOGIN_DATA_SEGMENT_MAX_BYTES, TextError};
+use crate::iscsi::text::{LOGIN_DATA_SEGMENT_MAX_BYTES, TextError, TextWriter};
 use crate::pdu::{FormatError, LoginStatus, Stage};
 
 /// The rule or the decision. No variant holds anything secret or anything that a peer wrote.
@@ -128,6 +130,9 @@ pub enum Reason {
     TargetNotFound,
     #[error("the target is not served through this portal group")]
     TargetNotOnPortal,
+    /// RFC 7143 §11.13.5: not an error, but this login ends.
+    #[error("the target is at {to} now")]
+    TargetMoved { to: SocketAddr, permanent: bool },
     #[error("the target has been removed")]
     TargetRemoved,
     #[error("the target's list of initiators does not contain this one")]
@@ -186,6 +191,12 @@ impl Reason {
             | Self::ChapReflected
             | Self::ChapFailed
             | Self::NoMutualSecret => LoginStatus::AUTHENTICATION_FAILURE,
+            Self::TargetMoved {
+                permanent: false, ..
+            } => LoginStatus::TARGET_MOVED_TEMPORARILY,
+            Self::TargetMoved {
+                permanent: true, ..
+            } => LoginStatus::TARGET_MOVED_PERMANENTLY,
             Self::InitiatorDenied | Self::AddressDenied => LoginStatus::AUTHORIZATION_FAILURE,
             Self::TargetNotFound | Self::TargetNotOnPortal => LoginStatus::NOT_FOUND,
             Self::TargetRemoved => LoginStatus::TARGET_REMOVED,
@@ -197,6 +208,18 @@ impl Reason {
             Self::TargetUnavailable | Self::ShuttingDown => LoginStatus::SERVICE_UNAVAILABLE,
             Self::OutOfResources => LoginStatus::OUT_OF_RESOURCES,
         }
+    }
+}
+
+impl Reason {
+    /// The text of the Login Response that ends the login: where the target is, if it moved
+    /// (RFC 7143 §13.8: without a portal group tag), else nothing.
+    pub fn text(self) -> Vec<u8> {
+        let mut out = TextWriter::default();
+        if let Self::TargetMoved { to, .. } = self {
+            out.push(Key::TargetAddress.name(), to);
+        }
+        out.finish()
     }
 }
 

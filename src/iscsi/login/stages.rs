@@ -213,6 +213,7 @@ impl Established {
             session_type: parties.session_type,
             initiator_name: parties.initiator,
             initiator_alias: parties.initiator_alias,
+            node_architecture: parties.node_architecture,
             target: parties.target,
             portal_group_tag: cx.portal_group_tag,
             isid: request.isid,
@@ -267,10 +268,12 @@ impl Reader<'_> {
             }
             self.check(key)?;
             match key {
-                Key::InitiatorAlias if value.len() > ALIAS_MAX_BYTES => {
+                Key::InitiatorAlias | Key::NodeArchitecture if value.len() > ALIAS_MAX_BYTES => {
                     return Err(Reason::BadValue(key));
                 }
                 Key::InitiatorAlias => parties.initiator_alias = Some(value.to_owned()),
+                // RFC 7143 §13.26: for the operator's eyes.
+                Key::NodeArchitecture => parties.node_architecture = Some(value.to_owned()),
                 // Its answer depends on what else the sequence says (§13.14).
                 Key::FirstBurstLength => first_burst = Some(value),
                 _ if key.row().use_ == Use::SecurityStage => {

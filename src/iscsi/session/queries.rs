@@ -98,9 +98,9 @@ impl Session {
         self.respond_with_information(on, request.itt, Code::FunctionSucceeded, information);
     }
 
-    /// SAM-5 §7.7: every task of the nexus is aborted at every LUN, its units forget what belongs to
-    /// it alone, and it is told of a nexus loss at each of them. Only what was sent before counts
-    /// (RFC 7143 §4.2.3.3).
+    /// SAM-5 §7.7: every task of the nexus is aborted at every LUN, its units forget what belongs
+    /// to it alone, and it is told of a nexus loss at each of them. Only what was sent before
+    /// counts (RFC 7143 §4.2.3.3).
     pub(super) fn reset_nexus(
         &mut self,
         env: &mut Env<'_>,
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(query(&mut bench), (Code::FunctionComplete, [0; 3]));
     }
 
-    /// SAM-5 §7.7: all LUNs, devices first, then what the units keep for the nexus, then the answer.
+    /// SAM-5 §7.7: all LUNs; devices first, then what the units keep, then the answer.
     #[test]
     fn nexus_reset_ends_all_tasks_and_is_told_at_every_lun() {
         let mut bench = level_2();

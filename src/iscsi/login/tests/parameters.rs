@@ -451,8 +451,20 @@ fn limits_below_the_defaults_are_offered() {
 
 // RFC 4850: taken note of, not answered.
 #[test]
-fn a_node_architecture_is_not_answered() {
+fn a_node_architecture_is_kept_and_not_answered() {
     let world = World::new(|_| {});
     let (text, _) = offer(&world, WHO, "X#NodeArchitecture=x86_64");
     assert_eq!(text, "");
+    let send = |value: &str| {
+        let text = format!("{WHO}|X#NodeArchitecture={value}");
+        Initiator::new(&world).send(transit(OPERATIONAL, FULL), &text)
+    };
+    let (negotiated, _) = send("x86_64,sles11").complete();
+    let kept = negotiated.node_architecture;
+    assert_eq!(kept.as_deref(), Some("x86_64,sles11"));
+    let long = "a".repeat(256);
+    assert_eq!(
+        send(&long).refused(),
+        Reason::BadValue(Key::NodeArchitecture)
+    );
 }

@@ -8,7 +8,7 @@ use crate::iscsi::keys::Key;
 use crate::iscsi::login::fixture::*;
 use crate::iscsi::login::{Admission, Login, LoginStep, Reason, refuse_final};
 use crate::iscsi::names::{NameError, NamePattern};
-use crate::iscsi::node::{Availability, Nodes};
+use crate::iscsi::node::{Availability, Nodes, Redirect};
 use crate::iscsi::text::TextError;
 use crate::pdu::{CmdSn, LoginStatus, Stage, StatSn, Tsih};
 
@@ -256,4 +256,52 @@ fn many_targets_do_not_hide_that_one_is_missing() {
     let (reason, _, line) = first(&world, WHO);
     assert_eq!(reason, Reason::TargetNotFound);
     assert!(line.contains("nearest"), "{line}");
+}
+
+/// RFC 7143 §11.13.5, §13.8: the new address without a portal group tag, before anything is proved,
+/// to those who may know of the target, and only where it holds.
+#[test]
+fn a_target_that_moved_says_where_to() {
+    let to = "[2001:db8::1]:3260".parse().unwrap();
+    let moved = |permanent, groups: &[u16]| {
+        let groups = groups.to_vec();
+        World::new(|target| {
+            target.portal_groups = vec![1, 2];
+            target.auth = chap(false, &[crate::iscsi::auth::ChapAlgorithm::Sha256]);
+            target.redirect = Some(Redirect {
+                to,
+                permanent,
+                portal_groups: groups,
+            });
+        })
+    };
+    for (permanent, status) in [
+        (false, LoginStatus::TARGET_MOVED_TEMPORARILY),
+        (true, LoginStatus::TARGET_MOVED_PERMANENTLY),
+    ] {
+        let world = moved(permanent, &[1]);
+        let seen = Initiator::new(&world).send(request(SECURITY), WHO);
+        let Seen::Refused {
+            reason, response, ..
+        } = seen
+        else {
+            panic!("{seen:?}")
+        };
+        assert_eq!(reason, Reason::TargetMoved { to, permanent });
+        assert_eq!(response.status, status);
+        assert_eq!(reason.text(), b"TargetAddress=[2001:db8::1]:3260\0");
+    }
+    let (reason, ..) = first(&moved(false, &[2]), WHO);
+    assert_eq!(reason, Reason::AuthenticationRequired, "not at this group");
+    let mut world = World::new(|target| {
+        target.acl = Acl::new(vec![NamePattern::new("*:b").unwrap()], vec![]);
+        target.redirect = Some(Redirect {
+            to,
+            permanent: false,
+            portal_groups: vec![1],
+        });
+    });
+    world.portal_group_tag = 1;
+    assert_eq!(first(&world, WHO).0, Reason::InitiatorDenied);
+    assert!(Reason::TargetRemoved.text().is_empty());
 }
