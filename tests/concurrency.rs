@@ -9,8 +9,8 @@
 //! against all others. `copies`: third-party copies. `replicas`: what every core must know of a
 //! unit. `reservations`: who may write. `acts`: what all of them do.
 //! that supersede. `endings`: logout and the stop of the daemon. `sanitize`: what outlives all of
-//! these. `freeze`: COMPARE AND WRITE against all others. `replicas`: what every core must know of a
-//! unit. `acts`: what all of them do.
+//! these. `freeze`: COMPARE AND WRITE against all others. `replicas`: what every core must know of
+//! a unit. `acts`: what all of them do.
 
 #![expect(
     clippy::tests_outside_test_module,

@@ -26,16 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("net", &["port::*", "mem::*"]),
     ("backend", &["mem::*"]),
     // Everything around the data path.
-    (
-        "state",
-        &[
-            "config::LogicalUnit",
-            "scsi::NonVolatile",
-            "scsi::reservations",
-            "scsi::spc",
-            "scsi::PortIdentity",
-        ],
-    ),
+    ("state", &["config::LogicalUnit", "scsi::*"]),
     ("log", &[]),
     ("config", &["state::*", "iscsi::names", "iscsi::auth"]),
     (
@@ -75,6 +66,7 @@ const BACKEND_VOCABULARY: &[&str] = &[
     "Completion",
     "DeviceInfo",
     "IoError",
+    "LbaRun",
     "Operation",
     "Request",
     "Token",

@@ -97,8 +97,8 @@ impl MemoryDisk {
     /// and the answer that holds up to there; with `mapped` absent the first page gives it.
     ///
     /// What was written is not kept track of, which would cost each write: a page of zeroes counts
-    /// as unmapped, since SBC-3 lets a device unmap such blocks by itself at any time where unmapped
-    /// blocks read as zeroes (autonomous LBA transitions).
+    /// as unmapped, since SBC-3 lets a device unmap such blocks by itself at any time where
+    /// unmapped blocks read as zeroes (autonomous LBA transitions).
     pub(super) fn scan(&self, range: Range<u64>, mapped: Option<bool>) -> (u64, bool) {
         let (mut at, mut known) = (range.start, mapped);
         while at < range.end {

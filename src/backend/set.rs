@@ -85,6 +85,22 @@ struct Scanning {
     buf: DmaBuf,
 }
 
+impl Scanning {
+    fn new(backing: &Arc<Backing>, at: u64, token: Token, buf: DmaBuf) -> Self {
+        let info = backing.info();
+        let capacity = info.blocks * u64::from(info.block_size);
+        Self {
+            backing: Arc::clone(backing),
+            start: at,
+            at,
+            end: capacity.min(at + SCAN_BYTES_MAX),
+            mapped: None,
+            token,
+            buf,
+        }
+    }
+}
+
 /// A request that a fault keeps back.
 #[derive(Debug)]
 struct Parked {
@@ -313,16 +329,9 @@ impl Set {
                 Operation::Write { buf, .. } => disk.write(at, buf),
                 Operation::Flush => {}
                 Operation::LbaStatus { buf, .. } => {
-                    let capacity = backing.info().blocks * size;
-                    return self.scanning.push_back(Scanning {
-                        backing: Arc::clone(backing),
-                        start: at,
-                        at,
-                        end: capacity.min(at + SCAN_BYTES_MAX),
-                        mapped: None,
-                        token,
-                        buf: std::mem::replace(buf, DmaBuf::empty()),
-                    });
+                    let buf = std::mem::replace(buf, DmaBuf::empty());
+                    let scanning = Scanning::new(backing, at, token, buf);
+                    return self.scanning.push_back(scanning);
                 }
                 Operation::Unmap { .. } | Operation::WriteZeroes { .. } => {
                     if end - at > ZERO_STEP_BYTES {
@@ -337,22 +346,7 @@ impl Set {
                     disk.zero(at..end);
                 }
             },
-            // Zeroes are written each time: the buffer held somebody's data before.
-            Device::Null => {
-                match &mut operation {
-                    Operation::Read { buf, .. } => buf.fill(0, buf.len(), 0),
-                    // Whatever was written is gone.
-                    Operation::LbaStatus { buf, .. } => LbaRun {
-                        blocks: backing.info().blocks - lba,
-                        mapped: false,
-                    }
-                    .emit(buf),
-                    Operation::Write { .. }
-                    | Operation::Flush
-                    | Operation::Unmap { .. }
-                    | Operation::WriteZeroes { .. } => {}
-                }
-            }
+            Device::Null => answer_from_nothing(&mut operation, backing.info().blocks - lba),
         }
         self.done(token, Ok(()), operation);
     }
@@ -496,6 +490,24 @@ fn check(operation: &Operation, backing: &Backing) -> Result<(), IoError> {
         }
     }
     Ok(())
+}
+
+/// What the null device does; `left` blocks are from the operation's first one to the end.
+fn answer_from_nothing(operation: &mut Operation, left: u64) {
+    match operation {
+        // Zeroes are written each time: the buffer held somebody's data before.
+        Operation::Read { buf, .. } => buf.fill(0, buf.len(), 0),
+        // Whatever was written is gone.
+        Operation::LbaStatus { buf, .. } => LbaRun {
+            blocks: left,
+            mapped: false,
+        }
+        .emit(buf),
+        Operation::Write { .. }
+        | Operation::Flush
+        | Operation::Unmap { .. }
+        | Operation::WriteZeroes { .. } => {}
+    }
 }
 
 fn forget_fua(operation: &mut Operation) {

@@ -1,8 +1,8 @@
 //! Jobs of logical units: what a unit does on its own after a command has begun it (SANITIZE).
 //!
 //! ```text
-//! decided ─► begin_job ─► Job::next ─► device ─► job_completed ─► Job::next … ─► Change::Sanitized
-//!                                                                  ─► saved, everywhere ─► who waits
+//! decided ─► begin_job ─► Job::next ─► device ─► job_completed ─► Job::next …
+//!                            └► Change::Sanitized ─► saved, on every core ─► who waits
 //! ```
 //!
 //! A job runs on its unit's home core, one for each unit. Its operations carry tags that no session

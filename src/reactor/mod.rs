@@ -192,9 +192,7 @@ impl Reactor {
     /// # Errors
     /// A sentence for the operator.
     pub fn new(plan: Plan) -> Result<Self, String> {
-        if let Some(cpu) = plan.cpu {
-            affinity::pin(cpu)?;
-        }
+        plan.cpu.map_or(Ok(()), affinity::pin)?;
         let pool = Pool::new(plan.pool_bytes, plan.pages).map_err(|error| error.to_string())?;
         let mut backends = backend::Set::new(&plan.backend).map_err(|error| error.to_string())?;
         let mut units = plan.units;
@@ -259,11 +257,16 @@ impl Reactor {
                 data_in: ParameterData::new(),
             },
         };
-        for trouble in troubles {
-            reactor.tell(trouble);
-        }
-        reactor.resume_jobs();
+        reactor.begin(troubles);
         Ok(reactor)
+    }
+
+    /// Tells what could not be attached, and goes on with what the last end interrupted.
+    fn begin(&mut self, troubles: Vec<Event>) {
+        for trouble in troubles {
+            self.tell(trouble);
+        }
+        self.resume_jobs();
     }
 
     /// Turns until told to stop and nothing is outstanding.

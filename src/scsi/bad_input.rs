@@ -237,6 +237,7 @@ fn wanted(row: &Opcode, blocks: u64) -> usize {
 fn bench() -> Bench {
     let mut info = testbed::info(512, BLOCKS);
     info.atomic_write_blocks = 256;
+    info.cryptographic_erase = true;
     Bench::with_info(info)
 }
 
@@ -252,13 +253,10 @@ fn check(row: &Opcode, cdb: &[u8], sent: usize, before: &[u8], bench: &Bench, an
             Done::Read { lba, blocks } | Done::Write { lba, blocks, .. } => {
                 (lba, u64::from(blocks))
             }
-            Done::Unmap { lba, blocks } | Done::WriteZeroes { lba, blocks, .. } => (lba, blocks),
+            Done::Unmap { lba, blocks }
+            | Done::WriteZeroes { lba, blocks, .. }
+            | Done::Freeze { lba, blocks } => (lba, blocks),
             Done::Flush => (0, 0),
-            #[expect(
-                unreachable_patterns,
-                reason = "operations that come later have a range too"
-            )]
-            _ => (0, 0),
         };
         let end = lba.checked_add(blocks).expect(&what);
         assert!(end <= BLOCKS, "{what}");

@@ -509,10 +509,7 @@ fn admit(cx: &mut Context<'_>, command: &Command) -> Begin {
         return Err(sense);
     }
     if !row.available(unit) {
-        return Err(match row.service_action {
-            None => unknown_opcode(),
-            Some(_) => opcodes::unknown_service_action(cdb),
-        });
+        return Err(unavailable(row, cdb));
     }
     let read_only = unit.write_protected() || mapped.nexus.read_only();
     if read_only && gates.intersects(Gates::WRITES | Gates::CHANGES) {
@@ -570,6 +567,15 @@ fn obstacle(unit: &LogicalUnit, gates: Gates) -> Option<Sense> {
         ReadyState::Ready if unit.non_volatile().sanitize.is_some() => sanitize,
         _ if gates.contains(Gates::PASSES_NOT_READY) => sanitize,
         _ => unit.not_ready(),
+    }
+}
+
+/// The unit lacks a command that others have.
+#[cold]
+fn unavailable(row: &Opcode, cdb: &Cdb) -> Sense {
+    match row.service_action {
+        None => unknown_opcode(),
+        Some(_) => opcodes::unknown_service_action(cdb),
     }
 }
 

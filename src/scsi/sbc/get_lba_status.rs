@@ -10,8 +10,8 @@
 //! ```
 //!
 //! The first descriptor begins at the address that was asked for. What ends the list is the end of
-//! the medium, the room that ALLOCATION LENGTH leaves, or one of the bounds below: an initiator goes
-//! on behind the last descriptor.
+//! the medium, the room that ALLOCATION LENGTH leaves, or one of the bounds below: an initiator
+//! goes on behind the last descriptor.
 
 use super::check_range;
 use crate::backend::{LbaRun, Operation};

@@ -10,7 +10,8 @@
 //! be zero: the device has no zones.
 //!
 //! ```text
-//! OVERWRITE's list: 0 INVERT, TEST, OVERWRITE COUNT   2..4 INITIALIZATION PATTERN LENGTH   4.. pattern
+//! OVERWRITE's list:
+//! 0 INVERT, TEST, OVERWRITE COUNT   2..4 INITIALIZATION PATTERN LENGTH   4.. pattern
 //! ```
 
 use crate::mem::DmaBuf;
