@@ -10,6 +10,7 @@
 //! PARAMETER LIST into the list, and a command that is refused has written nothing. Reserved bits
 //! are walked in the tests of [`super::opcodes`].
 
+use super::asymmetric_access::PortGroups;
 use super::opcodes::{Direction, Opcode, rows};
 use super::sense::{AdditionalSense, SenseKey, SenseSpecific};
 use super::task::{MAX_TRANSFER_BYTES, Status, Transfer};
@@ -238,7 +239,9 @@ fn bench() -> Bench {
     let mut info = testbed::info(512, BLOCKS);
     info.atomic_write_blocks = 256;
     info.cryptographic_erase = true;
-    Bench::with_info(info)
+    let mut bench = Bench::with_info(info);
+    bench.set_port_groups(PortGroups::new(Vec::new(), true));
+    bench
 }
 
 /// What always holds for an answer, whatever the command was.

@@ -12,6 +12,7 @@
 
 use std::sync::Arc;
 
+use super::asymmetric_access::{AccessState, Altered, PortGroups};
 use super::copy::token::{TokenChange, TokenUpdate};
 use super::job::Sanitize;
 use super::nexus::{Nexus, Whom};
@@ -48,6 +49,8 @@ pub enum Change {
     Identifying(Box<[u8]>),
     /// WRITE BUFFER: the echo buffer.
     Echo(Box<[u8]>),
+    /// SET TARGET PORT GROUPS: portal groups of the target, by tag, and their new states.
+    AccessStates(Vec<(u16, AccessState)>),
     /// The unit was reset: what does not survive that is undone (SAM-5 §6.3.2).
     Reset,
     /// PERSISTENT RESERVE OUT, RESERVE or RELEASE.
@@ -136,6 +139,7 @@ pub enum Update {
         /// They are the saved values too.
         saved: bool,
     },
+    PortGroups(PortGroups),
     Reset,
     Sanitizing(Sanitize),
     SanitizeProgress(u16),
@@ -182,6 +186,10 @@ impl LogicalUnit {
                 by: Arc::clone(by),
                 bytes: bytes.clone(),
             }))),
+            Change::AccessStates(states) => {
+                let whom = Whom::EveryoneBut(Arc::clone(by));
+                self.port_states(states, Altered::Explicitly, whom)
+            }
             Change::Reset => Decision::update(Update::Reset),
             Change::Sanitize(what) => {
                 // Another one has begun since the command was let in.
@@ -243,6 +251,15 @@ impl LogicalUnit {
             decision.telling(by, UnitAttention::ModeParametersChanged)
         } else {
             decision
+        })
+    }
+
+    /// SPC-4 §5.15.2.10: after a change of states the other nexuses are told, whatever their port.
+    fn port_states(&self, states: &[(u16, AccessState)], altered: Altered, whom: Whom) -> Decision {
+        let next = self.port_groups().with(states, altered);
+        next.map_or_else(Decision::default, |next| Decision {
+            attentions: vec![(whom, UnitAttention::AccessStateChanged)],
+            ..Decision::update(Update::PortGroups(next))
         })
     }
 
@@ -310,6 +327,7 @@ impl LogicalUnit {
                 }));
             }
             Update::Sanitized(true) | Update::ExitSanitizeFailure => self.set_sanitize(None),
+            Update::PortGroups(groups) => self.set_port_groups(groups.clone()),
         }
     }
 }

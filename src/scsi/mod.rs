@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod activity;
+pub mod asymmetric_access;
 pub mod cdb;
 pub mod change;
 pub mod copy;

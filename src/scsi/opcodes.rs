@@ -12,6 +12,7 @@
 
 use bitflags::bitflags;
 
+use super::asymmetric_access::Reach;
 use super::cdb::{CDB_BYTES_BASIC, CDB_BYTES_MAX, Cdb};
 use super::reservations::access::{self, Access};
 use super::sense::Sense;
@@ -39,6 +40,8 @@ bitflags! {
         const PASSES_FAILED_SANITIZE = 1 << 6;
         /// Exists only where erased blocks can be recovered by nobody.
         const NEEDS_CRYPTOGRAPHIC_ERASE = 1 << 7;
+        /// Exists only where initiators may change asymmetric access states.
+        const NEEDS_EXPLICIT_ACCESS = 1 << 8;
     }
 }
 
@@ -104,6 +107,8 @@ pub struct Opcode {
     pub timeouts: Timeouts,
     /// What reservations may deny to other nexuses.
     pub access: Access,
+    /// How far through hindered ports the command is answered.
+    pub(super) reach: Reach,
     allowed: u128,
     /// Bits of the bytes from the 17th on that may be set.
     allowed_extended: u128,
@@ -127,6 +132,7 @@ impl Opcode {
             gates: Gates::empty(),
             timeouts,
             access: access::needed(usage[0], 0),
+            reach: Reach::of(usage[0], 0),
             allowed: allowed_bits(usage, 0, 0),
             allowed_extended: 0,
             handler,
@@ -139,6 +145,7 @@ impl Opcode {
         Self {
             service_action: Some((self.usage[1] & 0x1f) as u16),
             access: access::needed(self.opcode, (self.usage[1] & 0x1f) as u16),
+            reach: Reach::of(self.opcode, (self.usage[1] & 0x1f) as u16),
             allowed,
             ..self
         }
@@ -182,7 +189,8 @@ impl Opcode {
     pub fn available(&self, unit: &LogicalUnit) -> bool {
         const NEEDS: Gates = Gates::NEEDS_UNMAP
             .union(Gates::NEEDS_ATOMIC_WRITES)
-            .union(Gates::NEEDS_CRYPTOGRAPHIC_ERASE);
+            .union(Gates::NEEDS_CRYPTOGRAPHIC_ERASE)
+            .union(Gates::NEEDS_EXPLICIT_ACCESS);
         if !self.gates.intersects(NEEDS) {
             return true;
         }
@@ -190,6 +198,7 @@ impl Opcode {
         (!self.gates.contains(Gates::NEEDS_UNMAP) || info.unmap)
             && (!self.gates.contains(Gates::NEEDS_ATOMIC_WRITES) || info.atomic_write_blocks > 0)
             && (!self.gates.contains(Gates::NEEDS_CRYPTOGRAPHIC_ERASE) || info.cryptographic_erase)
+            && (!self.gates.contains(Gates::NEEDS_EXPLICIT_ACCESS) || unit.port_groups().explicit())
     }
 }
 
@@ -497,6 +506,10 @@ static TABLE: &[Opcode] = &[
         &[0xa3, 0x05, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xfe, 0],
         In, QUICK, Unit(spc::identifying_information::report))
         .with_service_action().with_gates(Gates::PASSES_NOT_READY),
+    Opcode::new("REPORT TARGET PORT GROUPS",
+        &[0xa3, 0xea, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        In, QUICK, Unit(spc::report_target_port_groups::start))
+        .with_service_action().with_gates(Gates::PASSES_NOT_READY),
     Opcode::new("REPORT SUPPORTED OPERATION CODES",
         &[0xa3, 0x0c, 0x87, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
         In, QUICK, Unit(spc::report_supported_operation_codes::start))
@@ -513,6 +526,11 @@ static TABLE: &[Opcode] = &[
         &[0xa4, 0x06, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xfe, 0],
         Out, QUICK, Unit(spc::identifying_information::set))
         .with_service_action().with_gates(SETTINGS),
+    Opcode::new("SET TARGET PORT GROUPS",
+        &[0xa4, 0x0a, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        Out, QUICK, Unit(spc::set_target_port_groups::start))
+        .with_service_action()
+        .with_gates(Gates::PASSES_NOT_READY.union(Gates::NEEDS_EXPLICIT_ACCESS)),
     Opcode::new("SET TIMESTAMP",
         &[0xa4, 0x0f, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
         Out, QUICK, Unit(spc::timestamp::set))

@@ -34,7 +34,8 @@ use super::sbc::{read::Read, write::Write};
 use super::sense::{AdditionalSense, Sense, SenseKey};
 use super::spc::{
     diagnostic::SelfTest, mode_select::ModeSelect, persistent_reserve_in::PersistentReserveIn,
-    persistent_reserve_out::PersistentReserveOut, reserve, setting::Setting,
+    persistent_reserve_out::PersistentReserveOut, reserve,
+    set_target_port_groups::SetTargetPortGroups, setting::Setting,
 };
 use super::unit::{LogicalUnit, ReadyState};
 use super::unit_attention::NexusUnit;
@@ -294,6 +295,7 @@ pub(super) enum Machine {
     PersistentReserveOut(PersistentReserveOut),
     Reserve,
     Sanitize(Sanitize),
+    SetTargetPortGroups(SetTargetPortGroups),
 }
 
 impl Task {
@@ -365,6 +367,7 @@ impl Task {
             Machine::PersistentReserveOut(out) => out.resume(&event),
             Machine::Reserve => reserve::resume(&event),
             Machine::Sanitize(sanitize) => sanitize.resume(&event),
+            Machine::SetTargetPortGroups(set) => set.resume(&event),
         }
         .unwrap_or_else(Step::check_condition)
     }
@@ -502,6 +505,12 @@ fn admit(cx: &mut Context<'_>, command: &Command) -> Begin {
     else {
         return Err(NO_UNIT);
     };
+    // SPC-4 §5.15.2: what the port is for comes before what the unit is ready for.
+    if row.reach < mapped.nexus.hindrance()
+        && let Some(sense) = mapped.nexus.hindrance().refusal()
+    {
+        return Err(sense);
+    }
     // Before what the device can do: without a device nothing is known of that.
     if !unit.is_usable()
         && let Some(sense) = obstacle(unit, gates)

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::asymmetric_access::PortGroups;
 use super::cdb::Cdb;
 use super::change::Change;
 use super::copy::operations::Operations;
@@ -271,6 +272,22 @@ impl Bench {
         let ports = vec![port.clone()];
         self.i_t = Arc::new(Nexus::new(initiator.unwrap(), port, ports));
         self.copies = Operations::default();
+    }
+
+    /// The target's ports as (portal group tag, RELATIVE TARGET PORT IDENTIFIER); the nexus comes
+    /// in by the first.
+    pub(super) fn set_ports(&mut self, ports: &[(u16, u16)]) {
+        let name = self.i_t.port().target_name();
+        let port = |(tag, relative): &(u16, u16)| PortIdentity::new(name, *tag, *relative);
+        let ports: Vec<_> = ports.iter().map(|it| port(it).unwrap()).collect();
+        let initiator = self.i_t.initiator().clone();
+        self.i_t = Arc::new(Nexus::new(initiator, ports[0].clone(), ports));
+    }
+
+    pub(super) fn set_port_groups(&mut self, groups: PortGroups) {
+        let unit = self.unit.as_mut().unwrap();
+        unit.set_port_groups(groups);
+        self.nexus.refresh(unit, &self.i_t);
     }
 
     pub(super) fn unit(&self) -> &LogicalUnit {

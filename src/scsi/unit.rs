@@ -14,6 +14,7 @@ use arrayvec::ArrayString;
 use thiserror::Error;
 
 use super::activity::Activity;
+use super::asymmetric_access::PortGroups;
 use super::change::{KeptSanitize, NonVolatile};
 use super::copy::token::{TokenKey, Tokens};
 use super::job::{SANITIZE_COMMAND_FAILED, Sanitize};
@@ -176,6 +177,7 @@ pub struct LogicalUnit {
     reservations: Arc<Reservations>,
     /// ROD tokens for its blocks.
     pub(super) tokens: Tokens,
+    port_groups: PortGroups,
 }
 
 impl LogicalUnit {
@@ -202,6 +204,7 @@ impl LogicalUnit {
             kept: NonVolatile::default(),
             reservations: Arc::default(),
             tokens: Tokens::default(),
+            port_groups: PortGroups::default(),
         };
         unit.set_mode(unit.mode_default());
         unit
@@ -460,6 +463,17 @@ impl LogicalUnit {
     pub(super) fn set_reservations(&mut self, next: Arc<Reservations>) {
         self.kept.reservations = next.persistent();
         self.reservations = next;
+    }
+
+    /// The states of the ports that lead to the unit.
+    pub fn port_groups(&self) -> &PortGroups {
+        &self.port_groups
+    }
+
+    /// Replaces them: what is configured, before the unit serves anybody, and later what was
+    /// decided.
+    pub fn set_port_groups(&mut self, groups: PortGroups) {
+        self.port_groups = groups;
     }
 
     /// Whether START STOP UNIT let the unit run.

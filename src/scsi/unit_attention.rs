@@ -5,6 +5,7 @@
 //! there are no more conditions than [`UnitAttention`] has names. They are reported in the order of
 //! the names below, which is SAM-5's: what a power on or reset did comes before what changed since.
 
+use super::asymmetric_access::Reach;
 use super::nexus::Nexus;
 use super::reservations::Access;
 use super::sense::{AdditionalSense, Sense, SenseKey};
@@ -38,12 +39,16 @@ pub enum UnitAttention {
     ReservationsReleased,
     TimestampChanged,
     DeviceIdentifierChanged,
+    /// Some port of the target is for more or for less than before.
+    AccessStateChanged,
     CapacityChanged,
+    /// Space that backs blocks runs short.
+    ThinProvisioningSoftThreshold,
     ReportedLunsChanged,
 }
 
 impl UnitAttention {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 18] = [
         Self::PowerOn,
         Self::TargetReset,
         Self::LogicalUnitReset,
@@ -58,7 +63,9 @@ impl UnitAttention {
         Self::ReservationsReleased,
         Self::TimestampChanged,
         Self::DeviceIdentifierChanged,
+        Self::AccessStateChanged,
         Self::CapacityChanged,
+        Self::ThinProvisioningSoftThreshold,
         Self::ReportedLunsChanged,
     ];
 
@@ -83,7 +90,9 @@ impl UnitAttention {
             Self::RegistrationsPreempted => AdditionalSense::new(0x2a, 0x05),
             Self::TimestampChanged => AdditionalSense::new(0x2a, 0x10),
             Self::DeviceIdentifierChanged => AdditionalSense::new(0x3f, 0x05),
+            Self::AccessStateChanged => AdditionalSense::new(0x2a, 0x06),
             Self::CapacityChanged => AdditionalSense::new(0x2a, 0x09),
+            Self::ThinProvisioningSoftThreshold => AdditionalSense::new(0x38, 0x07),
             Self::ReportedLunsChanged => AdditionalSense::new(0x3f, 0x0e),
         }
     }
@@ -99,6 +108,8 @@ pub struct NexusUnit {
     pending: u32,
     read_only: bool,
     denied: Access,
+    /// What the state of the port that the nexus came in by keeps it from.
+    hindrance: Reach,
 }
 
 impl NexusUnit {
@@ -108,6 +119,7 @@ impl NexusUnit {
             pending: 0,
             read_only,
             denied: Access::empty(),
+            hindrance: Reach::Active,
         }
     }
 
@@ -149,11 +161,18 @@ impl NexusUnit {
     /// Recomputes what the nexus may do, after the unit has changed or the session has opened.
     pub fn refresh(&mut self, unit: &LogicalUnit, i_t: &Nexus) {
         self.denied = unit.reservations().denied_to(i_t);
+        let tag = i_t.port().portal_group_tag();
+        self.hindrance = unit.port_groups().state(tag).hindrance();
     }
 
     /// What reservations keep from this nexus.
     pub fn denied(&self) -> Access {
         self.denied
+    }
+
+    /// What the asymmetric access state of its port keeps the nexus from.
+    pub(super) fn hindrance(&self) -> Reach {
+        self.hindrance
     }
 
     /// Clears a condition that became moot without being reported.

@@ -27,6 +27,10 @@ const VERSION: u8 = 0x06;
 /// HISUP (REPORT LUNS addressing) and response data format 2.
 const HISUP_AND_FORMAT: u8 = 0x12;
 
+/// TPGS: asymmetric access states that the target changes, and that initiators change too.
+const TPGS_IMPLICIT: u8 = 0x10;
+const TPGS_IMPLICIT_AND_EXPLICIT: u8 = 0x30;
+
 /// CMDQUE: the task management model of SAM-5.
 const CMDQUE: u8 = 0x02;
 
@@ -54,6 +58,13 @@ pub(in crate::scsi) fn start(cx: &mut Context<'_>, command: &Command) -> Begin {
 fn standard(data: &mut ParameterData, unit: Option<&LogicalUnit>) {
     let identity = unit.map(LogicalUnit::identity);
     let removable = unit.is_some_and(LogicalUnit::removable);
+    let tpgs = unit.map_or(0, |unit| {
+        if unit.port_groups().explicit() {
+            TPGS_IMPLICIT_AND_EXPLICIT
+        } else {
+            TPGS_IMPLICIT
+        }
+    });
     data.put(&[
         if identity.is_some() {
             BLOCK_DEVICE
@@ -64,11 +75,11 @@ fn standard(data: &mut ParameterData, unit: Option<&LogicalUnit>) {
         VERSION,
         HISUP_AND_FORMAT,
         0, // ADDITIONAL LENGTH, below
-        // SCCS, TPGS, PROTECT: none
+        // SCCS, PROTECT: none
         if identity.is_some() {
-            THIRD_PARTY_COPY
+            THIRD_PARTY_COPY | tpgs
         } else {
-            0
+            tpgs
         },
         0,
         CMDQUE,
@@ -102,6 +113,7 @@ pub(super) fn put_padded(data: &mut ParameterData, text: &str, width: usize) {
 
 #[cfg(test)]
 mod tests {
+    use crate::scsi::asymmetric_access::PortGroups;
     use crate::scsi::task::Transfer;
     use crate::scsi::testbed::Bench;
 
@@ -114,7 +126,7 @@ mod tests {
     fn standard_data_say_what_the_unit_is() {
         let data = Bench::new(8).read(&inquiry(0, 0, 260), 260).good();
         assert_eq!(data.len(), 96);
-        assert_eq!(data[..8], [0x00, 0x00, 0x06, 0x12, 91, 0x08, 0, 0x02]);
+        assert_eq!(data[..8], [0x00, 0x00, 0x06, 0x12, 91, 0x18, 0, 0x02]);
         assert_eq!(&data[8..36], b"IIBLOCKDdisk            0001");
         assert_eq!(
             data[58..66],
@@ -132,6 +144,16 @@ mod tests {
     fn removable_unit_says_so() {
         let data = Bench::removable(8).read(&inquiry(0, 0, 36), 36).good();
         assert_eq!(data[..2], [0x00, 0x80]);
+    }
+
+    #[test]
+    fn tpgs_says_who_changes_asymmetric_access_states() {
+        let mut bench = Bench::new(8);
+        for (explicit, tpgs) in [(false, 0x10), (true, 0x30)] {
+            bench.set_port_groups(PortGroups::new(Vec::new(), explicit));
+            let data = bench.read(&inquiry(0, 0, 96), 96).good();
+            assert_eq!(data[5], 0x08 | tpgs);
+        }
     }
 
     #[test]

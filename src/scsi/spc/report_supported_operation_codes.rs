@@ -123,6 +123,7 @@ fn cdb_bytes(row: &Opcode) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scsi::asymmetric_access::PortGroups;
     use crate::scsi::testbed::{self, Bench};
 
     fn report(options: u8, opcode: u8, service_action: u16) -> [u8; 12] {
@@ -135,7 +136,16 @@ mod tests {
         let mut info = testbed::info(512, 8);
         info.atomic_write_blocks = 8;
         info.cryptographic_erase = true;
-        Bench::with_info(info)
+        let mut bench = Bench::with_info(info);
+        bench.set_port_groups(PortGroups::new(Vec::new(), true));
+        assert_eq!(available(&bench).len(), opcodes::rows().len());
+        bench
+    }
+
+    /// The rows that the bench's unit has.
+    fn available(bench: &Bench) -> Vec<&'static Opcode> {
+        let rows = opcodes::rows().iter();
+        rows.filter(|row| row.available(bench.unit())).collect()
     }
 
     #[test]
@@ -246,7 +256,11 @@ mod tests {
         let mut bench = Bench::with_info(info);
         assert_eq!(bench.read(&report(1, 0x42, 0), 65_535).good(), [0, 1, 0, 0]);
         let data = bench.read(&report(0, 0, 0), 65_535).good();
-        assert_eq!((data.len() - 4) / 8, opcodes::rows().len() - 1);
+        assert_eq!((data.len() - 4) / 8, available(&bench).len());
+        assert_eq!(
+            bench.read(&report(2, 0xa4, 0x0a), 65_535).good(),
+            [0, 1, 0, 0]
+        );
     }
 
     #[test]

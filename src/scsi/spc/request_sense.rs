@@ -26,8 +26,13 @@ fn current(cx: &mut Context<'_>) -> Sense {
     let Some(unit) = cx.unit() else {
         return Sense::illegal_request(AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED);
     };
-    if let Some(condition) = cx.nexus().and_then(NexusUnit::take) {
+    let nexus = cx.nexus();
+    let hindrance = nexus.as_ref().and_then(|nexus| nexus.hindrance().refusal());
+    if let Some(condition) = nexus.and_then(NexusUnit::take) {
         return condition.sense();
+    }
+    if let Some(sense) = hindrance {
+        return sense;
     }
     unit.not_ready().unwrap_or(Sense::NO_SENSE)
 }
