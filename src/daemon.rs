@@ -12,12 +12,15 @@
 
 mod build;
 mod narrator;
+mod signals;
+mod stopper;
+mod surveyor;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -37,6 +40,9 @@ use crate::reactor::{Heartbeat, Plan, Polling, Reactor, affinity, clock, fill_ra
 use crate::scsi::NonVolatile;
 use crate::state::StateDir;
 use narrator::Narrator;
+pub use signals::Signals;
+pub use stopper::Stopper;
+use surveyor::Surveyor;
 
 /// Connections accepted from one portal in one turn.
 const ACCEPT_BURST: usize = 64;
@@ -149,34 +155,27 @@ impl Hooks {
     }
 }
 
-/// Serves `config` until a signal ends it. Calls `on_ready` once, with the addresses that it
-/// listens on, when logins are taken.
+/// Serves `config` until a signal ends it; SIGHUP has it read `file` again. Calls `on_ready` once,
+/// with the addresses that it listens on, when logins are taken.
 ///
 /// # Errors
 /// What could not be started, with the remedy.
 pub fn run(
     config: &Config,
     state: StateDir,
+    file: Option<&Path>,
     on_ready: impl FnOnce(&Config, &[SocketAddr]),
 ) -> Result<(), StartError> {
     // Signals first: one that comes during the start ends the daemon in order too.
-    let (signals, writer) =
-        UnixStream::pair().map_err(|error| StartError::new(error.to_string()))?;
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        let writer = writer
-            .try_clone()
-            .map_err(|error| StartError::new(error.to_string()))?;
-        signal_hook::low_level::pipe::register(signal, writer)
-            .map_err(|error| StartError::new(format!("signals cannot be caught: {error}")))?;
-    }
-    signals
-        .set_nonblocking(true)
-        .map_err(|error| StartError::new(error.to_string()))?;
+    let signals = Signals::catch()?;
     raise_descriptor_limit();
     // A file size limit makes writes fail with EFBIG, and its signal would end the process first.
     signal_hook::flag::register(libc::SIGXFSZ, Arc::default())
         .map_err(|error| StartError::new(format!("signals cannot be caught: {error}")))?;
     let daemon = Daemon::start(config, state, &Hooks::from_environment())?;
+    if let Some(file) = file {
+        daemon.follow(file.to_owned());
+    }
     on_ready(config, &daemon.addresses());
     info!("ready for logins");
     notify(&[sd_notify::NotifyState::Ready]);
@@ -222,6 +221,7 @@ pub struct Daemon {
     /// By unit: under which name its state is kept.
     unit_uuids: Vec<[u8; 16]>,
     state: StateDir,
+    surveyor: Surveyor,
 }
 
 #[derive(Debug)]
@@ -248,24 +248,9 @@ enum Phase {
     AtOnce,
 }
 
-/// Ends a daemon that another thread serves.
-#[derive(Clone, Debug)]
-pub struct Stopper(Sender<ToControl>);
-
-impl Stopper {
-    /// Once: in order. Twice: at once.
-    pub fn stop(&self) {
-        let mut message = ToControl::Shutdown;
-        while let Err(back) = self.0.push(message) {
-            message = back;
-            std::thread::yield_now();
-        }
-        self.0.ring();
-    }
-}
-
 const DOORBELL: u64 = u64::MAX;
 const SIGNALS: u64 = u64::MAX - 1;
+const HANG_UP: u64 = u64::MAX - 2;
 
 impl Daemon {
     /// Starts cores and portals.
@@ -282,6 +267,9 @@ impl Daemon {
         let uuid = |unit: &crate::scsi::LogicalUnit| *unit.identity().uuid();
         let unit_uuids = units.replicas.iter().map(uuid).collect();
         let cores = Self::start_cores(config, &cpus, &units, &nodes, &own, hooks)?;
+        let names = config.logical_units.iter().map(|unit| unit.name.clone());
+        let senders = cores.iter().map(|core| core.outbox.sender()).collect();
+        let surveyor = Surveyor::start(config, &units, senders)?;
         let mut poller = Poller::new().map_err(|error| StartError::new(error.to_string()))?;
         watch(&mut poller, &listeners, &inbox)?;
         let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
@@ -294,14 +282,8 @@ impl Daemon {
             place: hooks.place(),
             directory: Directory::new(cores.len(), config.limits.sessions),
             admissions: 0,
-            narrator: Narrator::new(
-                config
-                    .logical_units
-                    .iter()
-                    .map(|unit| unit.name.clone())
-                    .collect(),
-                clock::now(),
-            ),
+            narrator: Narrator::new(names.collect(), clock::now()),
+            surveyor,
             shutdown_timeout: config.daemon.shutdown_timeout,
             deadline: None,
             phase: Phase::Serving,
@@ -398,19 +380,24 @@ impl Daemon {
             .collect()
     }
 
+    /// Where its configuration comes from: read again when it is told to look again.
+    pub fn follow(&self, file: PathBuf) {
+        self.surveyor.follow(file);
+    }
+
     /// A way to end it from another thread.
     pub fn stopper(&self) -> Stopper {
         Stopper(self.own.clone())
     }
 
-    /// Serves until told to stop, by a byte from `signals` or by a [`Stopper`].
+    /// Serves until told to stop, by `signals` or by a [`Stopper`].
     ///
     /// # Errors
     /// That it was ended before it had finished.
-    pub fn serve(mut self, signals: Option<&UnixStream>) -> Result<(), StartError> {
+    pub fn serve(mut self, signals: Option<&Signals>) -> Result<(), StartError> {
         if let Some(signals) = signals {
-            self.poller
-                .add(signals, SIGNALS)
+            signals
+                .watch(&mut self.poller, SIGNALS, HANG_UP)
                 .map_err(|error| StartError::new(error.to_string()))?;
         }
         let mut ready: Vec<Ready> = Vec::new();
@@ -429,6 +416,7 @@ impl Daemon {
                 match event.key {
                     DOORBELL => {}
                     SIGNALS => self.signalled(signals, now),
+                    HANG_UP => self.hung_up(signals),
                     at => self.accept(usize::try_from(at).expect("an index of ours"), now),
                 }
             }
@@ -448,14 +436,16 @@ impl Daemon {
         }
     }
 
-    fn signalled(&mut self, signals: Option<&UnixStream>, now: Instant) {
-        use std::io::Read;
-        let mut bytes = [0; 16];
-        if let Some(mut signals) = signals {
-            let count = signals.read(&mut bytes).unwrap_or(0);
-            for _ in 0..count {
-                self.shut_down(now);
-            }
+    fn signalled(&mut self, signals: Option<&Signals>, now: Instant) {
+        for _ in 0..signals.map_or(0, Signals::ends) {
+            self.shut_down(now);
+        }
+    }
+
+    fn hung_up(&mut self, signals: Option<&Signals>) {
+        if signals.is_some_and(Signals::hung_up) {
+            info!("SIGHUP: the backing objects are looked at again");
+            self.surveyor.look_again();
         }
     }
 
@@ -561,6 +551,7 @@ impl Daemon {
                 ToControl::Tell(event) => self.narrator.tell(*event, now),
                 ToControl::Save { unit, core, state } => self.save(unit, core, &state),
                 ToControl::Stopped { core } => self.cores[core].stopped = true,
+                ToControl::LookAgain => self.surveyor.look_again(),
                 ToControl::Shutdown => self.shut_down(now),
             }
         }
@@ -631,6 +622,7 @@ impl Daemon {
                             let _ = thread.join();
                         }
                     }
+                    self.surveyor.end();
                     self.narrator.finish();
                     info!("stopped");
                     return Some(Ok(()));

@@ -5,12 +5,10 @@
 //! returns what it saw, one test wants the good answer, the other the bad one.
 //!
 //! `aborts` and `resets`: task management. `task_sets`: the order of tasks. `reinstatement`: logins
-//! that supersede. `endings`: logout and the stop of the daemon. `freeze`: COMPARE AND WRITE
-//! against all others. `copies`: third-party copies. `replicas`: what every core must know of a
-//! unit. `reservations`: who may write. `acts`: what all of them do.
-//! that supersede. `endings`: logout and the stop of the daemon. `sanitize`: what outlives all of
-//! these. `freeze`: COMPARE AND WRITE against all others. `replicas`: what every core must know of
-//! a unit. `acts`: what all of them do.
+//! that supersede. `connections`: several of one session. `endings`: logout and the stop of the
+//! daemon. `freeze`: COMPARE AND WRITE against all others. `copies`: third-party copies.
+//! `replicas`: what every core must know of a unit. `reservations`: who may write. `sanitize`: what
+//! outlives all of these. `news`: what every nexus is told. `acts`: what all of them do.
 
 #![expect(
     clippy::tests_outside_test_module,
@@ -29,6 +27,8 @@ mod copies;
 mod endings;
 #[path = "concurrency/freeze.rs"]
 mod freeze;
+#[path = "concurrency/news.rs"]
+mod news;
 #[path = "concurrency/reinstatement.rs"]
 mod reinstatement;
 #[path = "concurrency/replicas.rs"]

@@ -42,6 +42,8 @@ const LOGICAL_UNIT_NOT_READY_INTERVENTION: Sense = (0x02, 0x04, 0x03);
 const UNRECOVERED_READ_ERROR: Sense = (0x03, 0x11, 0x00);
 const WRITE_ERROR: Sense = (0x03, 0x0c, 0x00);
 const LBA_OUT_OF_RANGE: Sense = (0x05, 0x21, 0x00);
+/// Commands that a test waits at most for what the daemon does once a second.
+const LOOKS_MAX: usize = 1_000_000;
 const SPACE_ALLOCATION_FAILED: Sense = (0x07, 0x27, 0x07);
 
 /// One logical unit in a configuration: its name is its LUN.
@@ -242,6 +244,42 @@ fn full_disk(mount: &str, fua: bool) {
     let before = format!("{mount} && head -c 524288 /dev/zero > fs/ballast && sync -f fs/ballast");
     let mut program = Program::start(dir.path(), &toml, Some(&before));
     fill_and_free(&mut program, &fs.join("ballast"), fua);
+}
+
+/// A real file system runs short under a unit that is told to warn at half of it: one unit
+/// attention, by a look that nobody ordered, well before the file system is full.
+#[test]
+#[ignore = "mounts: needs root; the judge disk-faults runs it"]
+fn a_tmpfs_that_runs_short_warns_the_initiator_once() {
+    let dir = folder();
+    fs::create_dir(dir.path().join("fs")).expect("a folder");
+    let toml = configuration(&[file_backend("DIR/fs/disk.img"), memory_backend()]);
+    let second = "[[logical_unit]]\nname = \"disk1\"";
+    assert!(toml.contains(second));
+    let thin = format!("[logical_unit.thin]\nsoft_threshold = \"50%\"\n{second}");
+    let toml = toml.replacen(second, &thin, 1);
+    let mount = "mount -t tmpfs -o size=16m none fs";
+    let mut program = Program::start(dir.path(), &toml, Some(mount));
+    let mut it = connect(program.address);
+    it.clear_unit_attentions(0).expect("disk0 is ready");
+    let half = (8 << 20) / PIECE as u64 + 1;
+    for number in 0..half - 1 {
+        it.write_blocks(0, first_lba(number), &piece(number), BLOCK)
+            .expect("half of it has space");
+    }
+    // The look may come before the last.
+    let last = write(0, first_lba(half - 1), piece(half - 1), false);
+    let commands = std::iter::once(last).chain((0..LOOKS_MAX).map(|_| test_unit_ready(0)));
+    let mut answers = commands.map(|command| it.execute(command).expect("an answer"));
+    let warned = answers.find_map(|outcome| outcome.sense_code());
+    assert_eq!(warned, Some((0x06, 0x38, 0x07)));
+    for _ in 0..3 {
+        it.execute_good(test_unit_ready(0)).expect("warned once");
+    }
+    it.write_blocks(0, first_lba(half), &piece(half), BLOCK)
+        .expect("there still is space");
+    it.logout().expect("a logout in order");
+    assert!(program.is_running());
 }
 
 #[test]

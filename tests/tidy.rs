@@ -71,6 +71,7 @@ const BACKEND_VOCABULARY: &[&str] = &[
     "Request",
     "Token",
     "UnitIndex",
+    "Usage",
     "request",
 ];
 

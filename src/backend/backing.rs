@@ -2,6 +2,7 @@
 //! cores. Each core attaches it to its own [`Set`](super::Set).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::faults::Faults;
 use super::file::FileObject;
@@ -20,6 +21,8 @@ pub struct Backing {
 pub(super) struct Core {
     pub(super) device: Device,
     info: DeviceInfo,
+    /// Logical blocks, which only ever grow: `info.blocks` are those at opening.
+    blocks: AtomicU64,
 }
 
 /// What there is behind a unit. One `match` per request, in [`Set`](super::Set).
@@ -57,12 +60,17 @@ impl Backing {
             }
         };
         Ok(Arc::new(Self {
-            core: Arc::new(Core { device, info }),
+            core: Arc::new(Core {
+                device,
+                blocks: AtomicU64::new(info.blocks),
+                info,
+            }),
             faults: None,
         }))
     }
 
-    /// What the device says of itself; constant.
+    /// What the device said of itself when it was opened; constant, and all of it still holds but
+    /// `blocks`.
     pub fn info(&self) -> &DeviceInfo {
         &self.core.info
     }
@@ -90,6 +98,16 @@ impl Backing {
         }
     }
 
+    /// Capacity in logical blocks, as of now.
+    pub fn blocks(&self) -> u64 {
+        // It guards no other memory: whoever reads an older value refuses what would go now.
+        self.core.blocks.load(Relaxed)
+    }
+
+    pub(super) fn set_blocks(&self, blocks: u64) {
+        self.core.blocks.store(blocks, Relaxed);
+    }
+
     pub(super) fn device(&self) -> &Device {
         &self.core.device
     }
@@ -106,6 +124,7 @@ const ATOMIC_WRITE_BYTES: u32 = 1 << 20;
 fn zeroing_info(spec: &Spec, bytes: u64) -> Result<DeviceInfo, OpenError> {
     let mut info = spec.info(bytes)?;
     info.unmap = !spec.read_only;
+    info.thin = true;
     info.unmap_reads_zeroes = true;
     info.unmap_granularity = (4096 / spec.block_size).max(1);
     // Nothing of theirs survives a power loss, so nothing of a write can be lost by halves.

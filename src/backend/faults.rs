@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
-use super::request::{IoError, Operation};
+use super::request::{IoError, Operation, Usage};
 
 /// Switches and counters of one unit under test.
 #[derive(Debug, Default)]
@@ -19,6 +19,9 @@ pub struct Faults {
     seen: AtomicU64,
     held: AtomicU64,
     flushes: AtomicU64,
+    /// One more than the bytes in use that the device is to claim; 0 where it tells the truth.
+    used: AtomicU64,
+    available: AtomicU64,
 }
 
 /// What to do with a request now.
@@ -58,6 +61,18 @@ impl Faults {
     /// The next operation makes its core panic.
     pub fn panic_next(&self) {
         self.panic_next.store(true, SeqCst);
+    }
+
+    /// The space that the device says it uses and could use, whatever is true.
+    pub fn claim_usage(&self, usage: Usage) {
+        self.available.store(usage.available, SeqCst);
+        self.used.store(usage.used.saturating_add(1), SeqCst);
+    }
+
+    pub(super) fn usage(&self) -> Option<Usage> {
+        let used = self.used.load(SeqCst).checked_sub(1)?;
+        let available = self.available.load(SeqCst);
+        Some(Usage { used, available })
     }
 
     /// Operations that were submitted so far.

@@ -16,9 +16,12 @@
 
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
 
+use super::request::Usage;
 use super::spec::OpenError;
 use crate::mem::{DmaBuf, Region};
 
@@ -32,11 +35,15 @@ pub(super) const SCAN_STEP_BYTES: u64 = 1 << 20;
 const PREFETCH_BYTES: u64 = 4096;
 const CACHE_LINE_BYTES: usize = 64;
 const PAGE_BYTES: u64 = 4096;
+/// Pages whose residency is asked for in one call.
+const RESIDENCY_PAGES: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(super) struct MemoryDisk {
     region: Region,
     bytes: u64,
+    /// What would take more memory is refused.
+    limit_reached: AtomicBool,
 }
 
 impl MemoryDisk {
@@ -45,6 +52,7 @@ impl MemoryDisk {
         Ok(Self {
             region: Region::sparse(len)?,
             bytes,
+            limit_reached: AtomicBool::new(false),
         })
     }
 
@@ -121,6 +129,65 @@ impl MemoryDisk {
         // SAFETY: `self.at` checked that so many bytes from `at` on are the disk's.
         unsafe { racy::copy_out(at, page) };
         page.iter().all(|byte| *byte == 0)
+    }
+
+    pub(super) fn set_limit_reached(&self, reached: bool) {
+        self.limit_reached.store(reached, Relaxed);
+    }
+
+    /// Whether these bytes may be written: always, until the limit is reached; then where there is
+    /// memory behind all of them. (A page that was swapped out counts as having none.)
+    pub(super) fn may_write(&self, range: Range<u64>) -> bool {
+        if !self.limit_reached.load(Relaxed) {
+            return true;
+        }
+        let from = range.start / PAGE_BYTES * PAGE_BYTES;
+        let to = range.end.next_multiple_of(PAGE_BYTES);
+        self.resident(range) == Ok(to - from)
+    }
+
+    /// The memory that the disk takes, and what its size still allows. A walk over the whole
+    /// mapping: not for a data core.
+    pub(super) fn usage(&self) -> Result<Usage, Errno> {
+        let used = self.resident(0..self.bytes)?;
+        Ok(Usage {
+            used,
+            available: self.bytes.saturating_sub(used),
+        })
+    }
+
+    /// Bytes of memory behind the pages that `range` touches.
+    fn resident(&self, range: Range<u64>) -> Result<u64, Errno> {
+        let mut at = range.start / PAGE_BYTES * PAGE_BYTES;
+        let end = range.end.next_multiple_of(PAGE_BYTES);
+        let mut backed = 0;
+        let pages = usize::try_from((end - at) / PAGE_BYTES).expect("inside a mapping");
+        let mut residency = vec![0_u8; pages.min(RESIDENCY_PAGES)];
+        while at < end {
+            let pages = usize::try_from((end - at) / PAGE_BYTES).expect("inside a mapping");
+            let residency = &mut residency[..pages.min(RESIDENCY_PAGES)];
+            let len = residency.len() as u64 * PAGE_BYTES;
+            let offset = usize::try_from(at).expect("inside a mapping");
+            // SAFETY: `at` is below the disk's size, which the region holds.
+            let address = unsafe { self.region.base().add(offset) };
+            let len_bytes = usize::try_from(len).expect("inside a mapping");
+            // SAFETY: mincore reads no memory of ours and writes one byte for each page of a range
+            // that lies in our mapping, which is whole pages long.
+            let answer = unsafe {
+                libc::mincore(
+                    address.as_ptr().cast(),
+                    len_bytes,
+                    residency.as_mut_ptr().cast(),
+                )
+            };
+            if answer != 0 {
+                let error = std::io::Error::last_os_error();
+                return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO));
+            }
+            backed += residency.iter().filter(|page| **page & 1 != 0).count() as u64 * PAGE_BYTES;
+            at += len;
+        }
+        Ok(backed)
     }
 
     /// Asks the cache for the first bytes from `offset` on; a hint without effect on contents.

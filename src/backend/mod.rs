@@ -13,6 +13,7 @@ mod file;
 mod memory;
 pub mod request;
 mod set;
+mod space;
 mod spec;
 #[cfg(any(test, feature = "testing"))]
 pub mod suite;
@@ -21,6 +22,9 @@ mod tests;
 
 pub use backing::Backing;
 pub use faults::Faults;
-pub use request::{Completion, DeviceInfo, IoError, LbaRun, Operation, Request, Token, UnitIndex};
+pub use request::{
+    Completion, DeviceInfo, IoError, LbaRun, Operation, Request, Token, UnitIndex, Usage,
+};
 pub use set::{DEPTH_MAX, Options, Set};
+pub use space::Size;
 pub use spec::{Engine, Kind, OpenError, PHYSICAL_BLOCK_BYTES_MAX, Spec};

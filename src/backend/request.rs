@@ -208,4 +208,15 @@ pub struct DeviceInfo {
     pub cryptographic_erase: bool,
     /// The medium does not rotate (VPD B1h).
     pub non_rotating: bool,
+    /// Space is taken as blocks are written, and may run out before they do (VPD B2h).
+    pub thin: bool,
+}
+
+/// Space behind a unit's blocks, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Usage {
+    /// What its blocks take now.
+    pub used: u64,
+    /// What they could still take.
+    pub available: u64,
 }

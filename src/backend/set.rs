@@ -326,6 +326,9 @@ impl Set {
             }
             Device::Memory(disk) => match &mut operation {
                 Operation::Read { buf, .. } => disk.read(at, buf),
+                Operation::Write { .. } if !disk.may_write(at..end) => {
+                    return self.done(token, Err(IoError::NoSpace), operation);
+                }
                 Operation::Write { buf, .. } => disk.write(at, buf),
                 Operation::Flush => {}
                 Operation::LbaStatus { buf, .. } => {
@@ -473,7 +476,10 @@ fn check(operation: &Operation, backing: &Backing) -> Result<(), IoError> {
         return Err(IoError::Unsupported);
     }
     let (lba, blocks) = operation.range();
-    if lba.checked_add(blocks).is_none_or(|end| end > info.blocks) {
+    if lba
+        .checked_add(blocks)
+        .is_none_or(|end| end > backing.blocks())
+    {
         return Err(IoError::OutOfRange);
     }
     if let Operation::LbaStatus { buf, .. } = operation

@@ -98,6 +98,7 @@ impl Spec {
             atomic_write_blocks: 0,
             cryptographic_erase: false,
             non_rotating: true,
+            thin: false,
         })
     }
 }

@@ -171,7 +171,12 @@ fn run(common: &Common, overrides: &Overrides, colour: bool) -> u8 {
             return EXIT_START;
         }
     };
-    match daemon::run(&config, state, print_connect_lines) {
+    match daemon::run(
+        &config,
+        state,
+        common.config.as_deref(),
+        print_connect_lines,
+    ) {
         Ok(()) => EXIT_OK,
         Err(error) => {
             eprintln!("error: {error}");

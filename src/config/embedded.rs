@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::file::{default_cores, default_limits, default_memory};
 use super::model::{
-    Auth, Backend, Config, Cores, Daemon, DigestPolicy, Engine, LogicalUnit, LunMap,
+    Access, Auth, Backend, Config, Cores, Daemon, DigestPolicy, Engine, LogicalUnit, LunMap,
     MAX_CONNECTIONS_DEFAULT, Placement, Poll, Portal, PortalGroup, ReservationMatching, Target,
-    TargetState,
+    TargetState, Thin,
 };
 use super::units::ISCSI_PORT;
 use crate::iscsi::names::IscsiName;
@@ -51,6 +51,8 @@ impl Config {
                     loopback(Ipv4Addr::LOCALHOST.into(), false),
                     loopback(Ipv6Addr::LOCALHOST.into(), true),
                 ],
+                access: Access::Optimized,
+                preferred: false,
             }],
             logical_units: vec![LogicalUnit {
                 name: "disk0".to_owned(),
@@ -61,6 +63,8 @@ impl Config {
                 removable: false,
                 serial: None,
                 reservations: ReservationMatching::Port,
+                explicit_alua: false,
+                thin: Thin::default(),
                 backend: image(state_dir.join("disk0.img")),
             }],
             targets: vec![Target {

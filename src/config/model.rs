@@ -132,6 +132,20 @@ pub struct PortalGroup {
     /// TargetPortalGroupTag, 0 to 65535.
     pub tag: u16,
     pub portals: Vec<Portal>,
+    /// What the ports of this group are for at first.
+    pub access: Access,
+    /// The group's paths are preferred to those of others in the same state.
+    pub preferred: bool,
+}
+
+/// Asymmetric access states that a portal group may begin in (SPC-4 §5.15.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Access {
+    #[default]
+    Optimized,
+    NonOptimized,
+    Standby,
+    Unavailable,
 }
 
 /// One listening address.
@@ -162,6 +176,9 @@ pub struct LogicalUnit {
     pub serial: Option<String>,
     /// Who is the same registrant of a persistent reservation.
     pub reservations: ReservationMatching,
+    /// Initiators may change the asymmetric access states of its ports.
+    pub explicit_alua: bool,
+    pub thin: Thin,
     pub backend: Backend,
 }
 
@@ -173,6 +190,35 @@ pub enum ReservationMatching {
     Port,
     /// The initiator's name alone.
     Name,
+}
+
+/// `[logical_unit.thin]`: when space behind the blocks runs short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Thin {
+    /// Where initiators are warned.
+    pub soft_threshold: Option<SoftThreshold>,
+    /// Bytes that the unit may use.
+    pub capacity: Option<u64>,
+    pub out_of_space: OutOfSpace,
+}
+
+/// Where initiators are warned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SoftThreshold {
+    /// Of the capacity, or of what is used and left, 1 to 100.
+    Percent(u8),
+    /// Bytes in use.
+    Bytes(u64),
+}
+
+/// What happens to a write that finds no space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum OutOfSpace {
+    /// It fails.
+    #[default]
+    Fail,
+    /// The initiator is told to try again.
+    Retry,
 }
 
 /// What holds the blocks of a logical unit. Sizes are in bytes, whole numbers of logical blocks.

@@ -257,6 +257,15 @@ impl<'d> Section<'d> {
         array.is_some_and(|array| array.is_empty())
     }
 
+    /// Whether `key` is text that ends with a percent sign.
+    pub(super) fn is_percentage(&self, key: &str) -> bool {
+        let text = self
+            .table
+            .get(key)
+            .and_then(|value| value.get_ref().as_str());
+        text.is_some_and(|text| text.ends_with('%'))
+    }
+
     /// An array of texts; elements of other types are reported and left out.
     pub(super) fn texts(&mut self, key: &'static str) -> Option<At<Vec<At<&'d str>>>> {
         let array = self.array(key)?;

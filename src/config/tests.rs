@@ -8,6 +8,8 @@ use std::time::Duration;
 use super::*;
 use crate::iscsi::auth::ChapAlgorithm;
 
+mod space;
+
 const GOOD: &str = r#"
 [[portal_group]]
 tag = 1

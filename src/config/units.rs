@@ -6,7 +6,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 
-use super::model::{Backend, Engine, LogicalUnit, Portal, PortalGroup, ReservationMatching};
+use super::model::{
+    Access, Backend, Engine, LogicalUnit, OutOfSpace, Portal, PortalGroup, ReservationMatching,
+    SoftThreshold, Thin,
+};
 use super::reader::{At, Section};
 use super::report::{Finding, Span};
 use super::suggest::nearest;
@@ -18,6 +21,15 @@ pub const ISCSI_PORT: u16 = 3260;
 const SERIAL_LEN_MAX: usize = 36;
 /// The longest name of a logical unit in bytes.
 const UNIT_NAME_LEN_MAX: usize = 64;
+const ACCESS: [(&str, Access); 4] = [
+    ("optimized", Access::Optimized),
+    ("non-optimized", Access::NonOptimized),
+    ("standby", Access::Standby),
+    ("unavailable", Access::Unavailable),
+];
+const OUT_OF_SPACE: [(&str, OutOfSpace); 2] =
+    [("fail", OutOfSpace::Fail), ("retry", OutOfSpace::Retry)];
+
 /// The most logical units of one process.
 pub const UNITS_MAX: usize = 4096;
 
@@ -37,6 +49,8 @@ pub(super) fn read_portal_groups(root: &mut Section<'_>) -> Vec<At<PortalGroup>>
             section.missing("tag", "number the group, as in tag = 1");
         }
         let portals = read_portals(&mut section, &mut listening);
+        let access = section.choice("access", &ACCESS).map(|access| access.value);
+        let preferred = section.boolean("preferred").unwrap_or(false);
         if let Some(tag) = tag {
             let number = u16::try_from(tag.value).unwrap_or_default();
             match groups.iter().find(|group| group.value.tag == number) {
@@ -49,6 +63,8 @@ pub(super) fn read_portal_groups(root: &mut Section<'_>) -> Vec<At<PortalGroup>>
                     value: PortalGroup {
                         tag: number,
                         portals,
+                        access: access.unwrap_or_default(),
+                        preferred,
                     },
                     span: tag.span,
                 }),
@@ -176,6 +192,9 @@ pub(super) fn read_logical_units(root: &mut Section<'_>, state_dir: &Path) -> Ve
                 None
             }
         };
+        let explicit_alua = section.boolean("explicit_alua").unwrap_or(false);
+        let thin = section.table("thin", "[logical_unit.thin]");
+        let thin = thin.map_or_else(Thin::default, |thin| read_thin(thin, backend.as_ref()));
         if let Some(name) = name {
             // A unit without a usable backend stays known, so that the LUNs that name it are not
             // reported as well; the file is refused anyway.
@@ -188,6 +207,8 @@ pub(super) fn read_logical_units(root: &mut Section<'_>, state_dir: &Path) -> Ve
                 removable,
                 serial,
                 reservations,
+                explicit_alua,
+                thin,
                 backend: backend.unwrap_or(Backend::Null { size: 0 }),
             };
             units.push(At {
@@ -198,6 +219,52 @@ pub(super) fn read_logical_units(root: &mut Section<'_>, state_dir: &Path) -> Ve
         section.finish();
     }
     units
+}
+
+fn read_thin(mut section: Section<'_>, backend: Option<&Backend>) -> Thin {
+    let thin = Thin {
+        soft_threshold: read_soft_threshold(&mut section),
+        capacity: section.size("capacity").map(|size| size.value),
+        out_of_space: section
+            .choice("out_of_space", &OUT_OF_SPACE)
+            .map_or(OutOfSpace::default(), |choice| choice.value),
+    };
+    let silent = matches!(backend, Some(Backend::Null { .. } | Backend::Block { .. }));
+    let at = ["soft_threshold", "capacity"];
+    if let Some(key) = at.into_iter().find(|key| silent && section.has(key)) {
+        let message = format!("{key} needs a backend that says how much space it uses");
+        let help = "these do: type = \"file\" and type = \"memory\"";
+        section.report(Finding::error(section.key_span(key), message).help(help));
+    }
+    if let (Some(SoftThreshold::Bytes(soft)), Some(capacity)) = (thin.soft_threshold, thin.capacity)
+        && soft > capacity
+    {
+        let message = "soft_threshold is beyond capacity: it would never be reached";
+        let span = section.key_span("soft_threshold");
+        section.report(Finding::warning(span, message).help("make it smaller than capacity"));
+    }
+    section.finish();
+    thin
+}
+
+/// A share of the space, as in "80%", or a number of bytes.
+fn read_soft_threshold(section: &mut Section<'_>) -> Option<SoftThreshold> {
+    const KEY: &str = "soft_threshold";
+    if !section.is_percentage(KEY) {
+        let bytes = section.size(KEY)?.value;
+        return Some(SoftThreshold::Bytes(bytes));
+    }
+    let text = section.text(KEY)?;
+    let number = text.value.trim_end_matches('%').trim_end().parse();
+    match number {
+        Ok(percent @ 1..=100_u8) => Some(SoftThreshold::Percent(percent)),
+        _ => {
+            let message = format!("{:?} is not a share of the space", text.value);
+            let help = "write a whole number from 1 to 100 and %, as in \"80%\"";
+            section.report(Finding::error(text.span, message).help(help));
+            None
+        }
+    }
 }
 
 fn read_name(section: &mut Section<'_>, units: &[At<LogicalUnit>]) -> Option<At<String>> {

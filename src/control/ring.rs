@@ -181,6 +181,11 @@ impl<T> Outbox<T> {
         }
     }
 
+    /// Another way into the same inbox, for another thread.
+    pub fn sender(&self) -> Sender<T> {
+        self.sender.clone()
+    }
+
     pub fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }

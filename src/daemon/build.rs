@@ -14,7 +14,9 @@ use crate::iscsi::node::{
 };
 use crate::mem::Pages;
 use crate::net::Listener;
+use crate::scsi::asymmetric_access::{AccessState, PortGroup, PortGroups};
 use crate::scsi::copy::token::TokenKey;
+use crate::scsi::provisioning::{OutOfSpace, Policy, Threshold};
 use crate::scsi::reservations::Matching;
 use crate::scsi::{Identity, LogicalUnit, NotReadyReason};
 use crate::state::StateDir;
@@ -86,6 +88,8 @@ pub(super) fn units(config: &Config, state: &StateDir, hooks: &Hooks) -> Result<
                     "backing object opened"
                 );
                 let mut replica = LogicalUnit::new(identity, info, unit.read_only);
+                replica.set_space_policy(space_policy(&unit.thin));
+                replica.set_port_groups(port_groups(config, unit));
                 restore(&mut replica, unit, state)?;
                 units.replicas.push(replica);
                 units.backings.push(Some(backing));
@@ -96,6 +100,7 @@ pub(super) fn units(config: &Config, state: &StateDir, hooks: &Hooks) -> Result<
                     unit.name
                 );
                 let mut replica = LogicalUnit::without_device(identity, NotReadyReason::Missing);
+                replica.set_port_groups(port_groups(config, unit));
                 restore(&mut replica, unit, state)?;
                 units.replicas.push(replica);
                 units.backings.push(None);
@@ -111,6 +116,42 @@ pub(super) fn units(config: &Config, state: &StateDir, hooks: &Hooks) -> Result<
         replica.count_on(config.cores.list.count());
     }
     Ok(units)
+}
+
+/// The states that the configuration has for portal groups, by tag.
+pub(super) fn access_states(config: &Config) -> Vec<(u16, AccessState)> {
+    let state = |access| match access {
+        config::Access::Optimized => AccessState::Optimized,
+        config::Access::NonOptimized => AccessState::NonOptimized,
+        config::Access::Standby => AccessState::Standby,
+        config::Access::Unavailable => AccessState::Unavailable,
+    };
+    let groups = config.portal_groups.iter();
+    groups
+        .map(|group| (group.tag, state(group.access)))
+        .collect()
+}
+
+/// The states in which the ports of a unit begin.
+fn port_groups(config: &Config, unit: &config::LogicalUnit) -> PortGroups {
+    let preferred = config.portal_groups.iter().map(|group| group.preferred);
+    let groups = access_states(config).into_iter().zip(preferred);
+    let groups = groups.map(|((tag, state), preferred)| PortGroup::new(tag, state, preferred));
+    PortGroups::new(groups.collect(), unit.explicit_alua)
+}
+
+fn space_policy(thin: &config::Thin) -> Policy {
+    Policy {
+        soft: thin.soft_threshold.map(|soft| match soft {
+            config::SoftThreshold::Percent(percent) => Threshold::Percent(percent),
+            config::SoftThreshold::Bytes(bytes) => Threshold::Bytes(bytes),
+        }),
+        capacity: thin.capacity,
+        out_of_space: match thin.out_of_space {
+            config::OutOfSpace::Fail => OutOfSpace::Fail,
+            config::OutOfSpace::Retry => OutOfSpace::Retry,
+        },
+    }
 }
 
 /// Gives a unit what was kept of it and what the configuration says of its medium.

@@ -13,15 +13,15 @@ use std::sync::Arc;
 use super::Reactor;
 use super::freeze::Freezes;
 use super::job::Running;
-use super::message::{Ask, Asker, Owner, ToControl, ToCore, Work};
+use super::message::{self, Ask, Asker, Owner, ToControl, ToCore, Wish, Work};
 use crate::backend::UnitIndex;
 use crate::control::directory::Core;
 use crate::iscsi::session::{Guard, SessionIndex, TaskId};
 use crate::scsi::sense::{AdditionalSense, Sense, SenseKey};
 use crate::scsi::{Change, Decision, Nexus, Outcome, Status};
 
-/// What a home knows of one of its units. Each task and each reset asks once at a time, which
-/// bounds the queue.
+/// What a home knows of one of its units. Each task and each reset asks once at a time, and of
+/// news the latest of each kind stands in it, which bounds the queue.
 #[derive(Debug, Default)]
 pub(super) struct Home {
     queue: VecDeque<Ask>,
@@ -53,7 +53,7 @@ pub(super) struct PendingReset {
 impl Reactor {
     /// The core that decides about a unit.
     pub(super) fn home_of(&self, unit: UnitIndex) -> Core {
-        usize::from(unit.0) % self.cores.len()
+        message::home(unit, self.cores.len())
     }
 
     /// Sends a message to a unit's home, which may be this core.
@@ -67,7 +67,8 @@ impl Reactor {
 
     /// Asks a unit's home for a change.
     pub(super) fn ask(&mut self, unit: UnitIndex, asker: Asker, change: Change, by: Arc<Nexus>) {
-        let ask = Box::new(Ask { asker, change, by });
+        let wish = Wish::Change { change, by };
+        let ask = Box::new(Ask { asker, wish });
         self.send_to(self.home_of(unit), ToCore::Asked { unit, ask });
     }
 
@@ -90,7 +91,14 @@ impl Reactor {
 
     /// This core is the unit's home, and somebody asks.
     pub(super) fn asked(&mut self, unit: UnitIndex, ask: Ask) {
-        self.homes[usize::from(unit.0)].queue.push_back(ask);
+        let queue = &mut self.homes[usize::from(unit.0)].queue;
+        if let Wish::News(news) = &ask.wish {
+            // Later news of a kind are all that counts.
+            let is_older =
+                |other: &Ask| matches!(&other.wish, Wish::News(old) if old.replaced_by(news));
+            queue.retain(|other| !is_older(other));
+        }
+        queue.push_back(ask);
         self.decide(unit);
     }
 
@@ -98,9 +106,14 @@ impl Reactor {
     fn decide(&mut self, unit: UnitIndex) {
         let at = usize::from(unit.0);
         while self.homes[at].deciding.is_none()
-            && let Some(Ask { asker, change, by }) = self.homes[at].queue.pop_front()
+            && let Some(Ask { asker, wish }) = self.homes[at].queue.pop_front()
         {
-            let decision = match self.lent.units[at].decide(&change, &by) {
+            let replica = &self.lent.units[at];
+            let decided = match &wish {
+                Wish::Change { change, by } => replica.decide(change, by),
+                Wish::News(news) => Ok(replica.decide_news(news)),
+            };
+            let decision = match decided {
                 Ok(decision) => decision,
                 Err(outcome) => {
                     self.answer(asker, Err(outcome));
@@ -166,8 +179,11 @@ impl Reactor {
     fn drop_aborted_asks(&mut self, unit: UnitIndex, asker: Asker, decision: &Decision) {
         let queue = &mut self.homes[usize::from(unit.0)].queue;
         let (dropped, kept): (Vec<_>, _) = std::mem::take(queue).into_iter().partition(|ask| {
-            let task = matches!(ask.asker, Asker::Task(_));
-            task && ask.asker != asker && decision.abort.includes(&ask.by)
+            let by = match (&ask.asker, &ask.wish) {
+                (Asker::Task(_), Wish::Change { by, .. }) if ask.asker != asker => by,
+                _ => return false,
+            };
+            decision.abort.includes(by)
         });
         *queue = kept.into();
         for ask in dropped {

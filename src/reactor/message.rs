@@ -12,7 +12,7 @@ use crate::iscsi::negotiated::Negotiated;
 use crate::iscsi::session::{ResetScope, SessionIndex, TaskId};
 use crate::net::Stream;
 use crate::pdu::LoginResponse;
-use crate::scsi::{Change, Decision, Nexus, NonVolatile, Outcome};
+use crate::scsi::{Change, Decision, News, Nexus, NonVolatile, Outcome};
 
 /// Names a connection of a core, now and never again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,12 +100,27 @@ pub enum Work {
     },
 }
 
+/// The core that decides about a unit.
+pub fn home(unit: UnitIndex, cores: usize) -> Core {
+    usize::from(unit.0) % cores
+}
+
 /// Something that a unit's home is asked for.
 #[derive(Debug)]
 pub struct Ask {
     pub asker: Asker,
-    pub change: Change,
-    pub by: Arc<Nexus>,
+    pub wish: Wish,
+}
+
+/// What it is asked for.
+#[derive(Debug)]
+pub enum Wish {
+    Change {
+        change: Change,
+        by: Arc<Nexus>,
+    },
+    /// What nobody asks for and nobody refuses.
+    News(News),
 }
 
 /// Who waits for a home's answer.
@@ -182,6 +197,8 @@ pub enum ToControl {
         core: Core,
         state: Box<NonVolatile>,
     },
+    /// Look at the backing objects again.
+    LookAgain,
     /// End the daemon: in order the first time, at once the second.
     Shutdown,
     /// A core has ended, with nothing outstanding.

@@ -16,6 +16,7 @@ use super::asymmetric_access::{AccessState, Altered, PortGroups};
 use super::copy::token::{TokenChange, TokenUpdate};
 use super::job::Sanitize;
 use super::nexus::{Nexus, Whom};
+use super::provisioning::Level;
 use super::reservations::{Persistent, Request, Reservations};
 use super::sense::Sense;
 use super::spc::echo_buffer::Echo;
@@ -24,6 +25,7 @@ use super::spc::mode_select::ModeSelection;
 use super::task::{Outcome, Status};
 use super::unit::LogicalUnit;
 use super::unit_attention::UnitAttention;
+use crate::backend::Usage;
 
 /// What is asked of a logical unit's home core.
 #[derive(Debug)]
@@ -140,6 +142,9 @@ pub enum Update {
         saved: bool,
     },
     PortGroups(PortGroups),
+    /// The unit has so many logical blocks.
+    Capacity(u64),
+    Usage(Usage, Level),
     Reset,
     Sanitizing(Sanitize),
     SanitizeProgress(u16),
@@ -255,7 +260,12 @@ impl LogicalUnit {
     }
 
     /// SPC-4 §5.15.2.10: after a change of states the other nexuses are told, whatever their port.
-    fn port_states(&self, states: &[(u16, AccessState)], altered: Altered, whom: Whom) -> Decision {
+    pub(super) fn port_states(
+        &self,
+        states: &[(u16, AccessState)],
+        altered: Altered,
+        whom: Whom,
+    ) -> Decision {
         let next = self.port_groups().with(states, altered);
         next.map_or_else(Decision::default, |next| Decision {
             attentions: vec![(whom, UnitAttention::AccessStateChanged)],
@@ -327,6 +337,8 @@ impl LogicalUnit {
                 }));
             }
             Update::Sanitized(true) | Update::ExitSanitizeFailure => self.set_sanitize(None),
+            Update::Capacity(blocks) => self.set_capacity(*blocks),
+            Update::Usage(usage, level) => self.set_usage(*usage, *level),
             Update::PortGroups(groups) => self.set_port_groups(groups.clone()),
         }
     }

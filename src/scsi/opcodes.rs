@@ -16,7 +16,7 @@ use super::asymmetric_access::Reach;
 use super::cdb::{CDB_BYTES_BASIC, CDB_BYTES_MAX, Cdb};
 use super::reservations::access::{self, Access};
 use super::sense::Sense;
-use super::task::{Begin, Command, Context, UnitCall};
+use super::task::{Begin, Command, Context, UnitCall, unknown_opcode};
 use super::unit::LogicalUnit;
 use super::{copy, sbc, spc};
 
@@ -183,6 +183,15 @@ impl Opcode {
             return Err(Sense::invalid_field_in_cdb(ADDITIONAL_LENGTH_AT, None));
         }
         cdb.check_reserved_extended(self.allowed_extended)
+    }
+
+    /// What a unit that lacks the command answers: SPC-4 has a service action that is not supported
+    /// be an invalid field.
+    pub(super) fn unavailable(&self) -> Sense {
+        match self.service_action {
+            Some(_) => Sense::invalid_field_in_cdb(1, Some(4)),
+            None => unknown_opcode(),
+        }
     }
 
     /// Whether this unit has the command at all.

@@ -39,6 +39,7 @@ pub struct AdditionalSense {
 
 impl AdditionalSense {
     pub const NONE: Self = Self::new(0x00, 0x00);
+    pub const SPACE_ALLOCATION_IN_PROGRESS: Self = Self::new(0x04, 0x14);
     pub const LOGICAL_UNIT_NOT_READY: Self = Self::new(0x04, 0x00);
     pub const BECOMING_READY: Self = Self::new(0x04, 0x01);
     pub const INITIALIZING_COMMAND_REQUIRED: Self = Self::new(0x04, 0x02);

@@ -23,6 +23,7 @@ use super::copy::{
 use super::nexus::{MappedLun, Nexus};
 use super::opcodes::{self, Gates, Handler, Lookup, Opcode};
 use super::parameter::ParameterData;
+use super::provisioning::OutOfSpace;
 use super::reservations::access::{self, Access};
 use super::sbc::{
     compare_and_write::CompareAndWrite, get_lba_status::GetLbaStatus, or_write::OrWrite,
@@ -369,7 +370,7 @@ impl Task {
             Machine::Sanitize(sanitize) => sanitize.resume(&event),
             Machine::SetTargetPortGroups(set) => set.resume(&event),
         }
-        .unwrap_or_else(Step::check_condition)
+        .unwrap_or_else(|sense| Step::check_condition(at_this_unit(sense, cx)))
     }
 
     /// The task goes without an answer: what is known of its copy says so.
@@ -506,11 +507,7 @@ fn admit(cx: &mut Context<'_>, command: &Command) -> Begin {
         return Err(NO_UNIT);
     };
     // SPC-4 §5.15.2: what the port is for comes before what the unit is ready for.
-    if row.reach < mapped.nexus.hindrance()
-        && let Some(sense) = mapped.nexus.hindrance().refusal()
-    {
-        return Err(sense);
-    }
+    mapped.nexus.check_reach(row.reach)?;
     // Before what the device can do: without a device nothing is known of that.
     if !unit.is_usable()
         && let Some(sense) = obstacle(unit, gates)
@@ -588,7 +585,20 @@ fn unavailable(row: &Opcode, cdb: &Cdb) -> Sense {
     }
 }
 
-fn unknown_opcode() -> Sense {
+/// SBC-3 §4.7.3.6: where the operator sees to it that space comes back, a lack of it is temporary.
+fn at_this_unit(sense: Sense, cx: &Context<'_>) -> Sense {
+    let no_space = AdditionalSense::SPACE_ALLOCATION_FAILED_WRITE_PROTECT;
+    let retry = |unit: &LogicalUnit| unit.provisioning().policy.out_of_space == OutOfSpace::Retry;
+    if sense.additional == no_space && cx.unit().is_some_and(retry) {
+        return Sense::new(
+            SenseKey::NotReady,
+            AdditionalSense::SPACE_ALLOCATION_IN_PROGRESS,
+        );
+    }
+    sense
+}
+
+pub(super) fn unknown_opcode() -> Sense {
     Sense::illegal_request(AdditionalSense::INVALID_COMMAND_OPERATION_CODE)
 }
 

@@ -57,6 +57,7 @@ pub(super) fn info(block_size: u32, blocks: u64) -> DeviceInfo {
         atomic_write_blocks: 0,
         cryptographic_erase: false,
         non_rotating: true,
+        thin: true,
     }
 }
 

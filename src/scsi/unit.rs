@@ -18,12 +18,13 @@ use super::asymmetric_access::PortGroups;
 use super::change::{KeptSanitize, NonVolatile};
 use super::copy::token::{TokenKey, Tokens};
 use super::job::{SANITIZE_COMMAND_FAILED, Sanitize};
+use super::provisioning::{Level, Policy, Provisioning};
 use super::reservations::{Matching, Reservations};
 use super::sbc::prevent_allow_medium_removal::Medium;
 use super::sense::{AdditionalSense, Sense, SenseFormat, SenseKey, SenseSpecific};
 use super::spc::echo_buffer::Echo;
 use super::spc::mode_pages::{ModeParameters, Qerr};
-use crate::backend::{DeviceInfo, Operation};
+use crate::backend::{DeviceInfo, Operation, Usage};
 
 /// T10 VENDOR IDENTIFICATION of every unit, exactly 8 characters.
 pub const VENDOR: &str = "IIBLOCKD";
@@ -178,6 +179,7 @@ pub struct LogicalUnit {
     /// ROD tokens for its blocks.
     pub(super) tokens: Tokens,
     port_groups: PortGroups,
+    provisioning: Provisioning,
 }
 
 impl LogicalUnit {
@@ -205,6 +207,7 @@ impl LogicalUnit {
             reservations: Arc::default(),
             tokens: Tokens::default(),
             port_groups: PortGroups::default(),
+            provisioning: Provisioning::default(),
         };
         unit.set_mode(unit.mode_default());
         unit
@@ -224,6 +227,7 @@ impl LogicalUnit {
             atomic_write_blocks: 0,
             cryptographic_erase: false,
             non_rotating: true,
+            thin: false,
         };
         let mut unit = Self::new(identity, info, false);
         unit.set_ready(ReadyState::NotReady(reason));
@@ -474,6 +478,26 @@ impl LogicalUnit {
     /// decided.
     pub fn set_port_groups(&mut self, groups: PortGroups) {
         self.port_groups = groups;
+    }
+
+    /// Space behind the blocks, and what is configured of it.
+    pub fn provisioning(&self) -> &Provisioning {
+        &self.provisioning
+    }
+
+    /// What is configured of the unit's space; called before the unit serves anybody.
+    pub fn set_space_policy(&mut self, policy: Policy) {
+        self.provisioning.policy = policy;
+    }
+
+    pub(super) fn set_usage(&mut self, usage: Usage, level: Level) {
+        self.provisioning.usage = Some(usage);
+        self.provisioning.level = level;
+    }
+
+    /// The device holds so many logical blocks now.
+    pub(super) fn set_capacity(&mut self, blocks: u64) {
+        self.info.blocks = blocks;
     }
 
     /// Whether START STOP UNIT let the unit run.

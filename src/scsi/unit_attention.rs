@@ -170,6 +170,14 @@ impl NexusUnit {
         self.denied
     }
 
+    /// Refuses a command that is not answered in the asymmetric access state of the nexus's port.
+    pub(super) fn check_reach(&self, reach: Reach) -> Result<(), Sense> {
+        if reach >= self.hindrance {
+            return Ok(());
+        }
+        self.hindrance.refusal().map_or(Ok(()), Err)
+    }
+
     /// What the asymmetric access state of its port keeps the nexus from.
     pub(super) fn hindrance(&self) -> Reach {
         self.hindrance

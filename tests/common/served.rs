@@ -18,8 +18,9 @@ use std::time::Duration;
 
 use iiblockdaemon::backend::{Backing, Faults};
 use iiblockdaemon::config::{
-    Auth, Backend, Config, CoreList, Cores, DigestPolicy, Limits, LogicalUnit, LunMap, Memory,
-    Pages, Placement, Poll, Portal, PortalGroup, ReservationMatching, Target, TargetState,
+    Access, Auth, Backend, Config, CoreList, Cores, DigestPolicy, Limits, LogicalUnit, LunMap,
+    Memory, Pages, Placement, Poll, Portal, PortalGroup, ReservationMatching, Target, TargetState,
+    Thin,
 };
 use iiblockdaemon::daemon::{Daemon, Hooks, StartError, Stopper};
 use iiblockdaemon::iscsi::names::IscsiName;
@@ -48,7 +49,7 @@ pub(crate) struct Served {
     place: Option<Arc<AtomicUsize>>,
     stopper: Stopper,
     thread: Option<JoinHandle<Result<(), StartError>>>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// What a test can switch while a daemon serves.
@@ -93,6 +94,8 @@ pub(crate) fn config() -> Config {
         portal_groups: vec![PortalGroup {
             tag: 1,
             portals: vec![loopback],
+            access: Access::Optimized,
+            preferred: false,
         }],
         logical_units: vec![unit("disk0"), unit("disk1")],
         targets: vec![target(TARGET, &[(0, 0), (1, 1)])],
@@ -116,6 +119,8 @@ pub(crate) fn unit(name: &str) -> LogicalUnit {
         removable: false,
         serial: None,
         reservations: ReservationMatching::Port,
+        explicit_alua: false,
+        thin: Thin::default(),
         backend: Backend::Memory { size: DISK_BYTES },
     }
 }
@@ -271,20 +276,23 @@ impl Served {
             guards,
             random: None,
         };
-        Self::launch(dir, config, hooks, switches)
+        Self::launch(dir, config, None, hooks, switches)
     }
 
     /// Serves a configuration file with `toml`, in which DIR stands for the daemon's folder.
     pub(crate) fn from_toml(toml: &str, hooks: impl FnOnce() -> Hooks + Send + 'static) -> Self {
         let dir = folder();
-        let loaded = Config::load(&configuration_file(dir.path(), toml));
-        let config = loaded.expect("the configuration is good").config;
-        Self::launch(dir, config, hooks, Switches::default())
+        let file = configuration_file(dir.path(), toml);
+        let config = Config::load(&file)
+            .expect("the configuration is good")
+            .config;
+        Self::launch(dir, config, Some(file), hooks, Switches::default())
     }
 
     fn launch(
         dir: TempDir,
         config: Config,
+        file: Option<PathBuf>,
         hooks: impl FnOnce() -> Hooks + Send + 'static,
         switches: Switches,
     ) -> Self {
@@ -293,6 +301,9 @@ impl Served {
         // A daemon stays on the thread that started it.
         let thread = std::thread::spawn(move || {
             let daemon = Daemon::start(&config, state, &hooks())?;
+            if let Some(file) = file {
+                daemon.follow(file);
+            }
             tell.send((daemon.addresses(), daemon.stopper())).unwrap();
             daemon.serve(None)
         });
@@ -306,12 +317,17 @@ impl Served {
             place: switches.place,
             stopper,
             thread: Some(thread),
-            _dir: dir,
+            dir,
         }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.addresses[0]
+    }
+
+    /// The folder that stands for DIR.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Connections that are accepted from now on go to this core.

@@ -356,6 +356,7 @@ fn unit() -> LogicalUnit {
         atomic_write_blocks: 0,
         cryptographic_erase: false,
         non_rotating: true,
+        thin: true,
     };
     assert_eq!(UnitIndex(0).0, 0, "the only unit");
     LogicalUnit::new(identity, info, false)

@@ -1,7 +1,9 @@
 //! Logical units, nexuses and targets: which of them a session sees, and through which portal.
 
 use super::served::{BLOCK, INITIATOR, Served, TARGET, TIMEOUT, config, login, target, unit};
-use iiblockdaemon::config::{LunMap, Portal, PortalGroup, Redirect, TargetState, parse_pattern};
+use iiblockdaemon::config::{
+    Access, LunMap, Portal, PortalGroup, Redirect, TargetState, parse_pattern,
+};
 use iiblockdaemon::pdu::{LoginStatus, LunField};
 use iiblockdaemon::testing::tcp::{Failure, TcpInitiator, read_16, write_16};
 use iiblockdaemon::testing::{self, DataOut, Direction, Scsi};
@@ -141,10 +143,14 @@ fn targets_and_portal_groups_lead_where_they_say() {
         PortalGroup {
             tag: 1,
             portals: vec![portal("127.0.0.1:0")],
+            access: Access::Optimized,
+            preferred: false,
         },
         PortalGroup {
             tag: 7,
             portals: vec![portal("[::1]:0"), portal("127.0.0.1:0")],
+            access: Access::Optimized,
+            preferred: false,
         },
     ];
     let mut second = target("iqn.2026-11.io.x:second", &[(0, 1)]);

@@ -49,6 +49,11 @@ pub(super) enum Call {
         offset: u64,
         len: u64,
     },
+    /// Whether space backs all of these bytes of a file: 1, or 0.
+    IsBacked {
+        offset: u64,
+        len: u64,
+    },
     /// BLKDISCARD.
     Discard {
         offset: u64,
@@ -84,6 +89,15 @@ enum Phase {
     Sync,
     SeekData,
     SeekHole,
+    /// Before a change that may take no more space; the one that follows it.
+    IsBacked(Change),
+}
+
+/// A phase that takes space where none was taken before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Change {
+    Write,
+    ZeroRange,
 }
 
 /// What a job must know of the object that it works on.
@@ -97,6 +111,8 @@ pub(super) struct Traits {
     /// Every change is durable before it completes.
     pub(super) write_through: bool,
     pub(super) is_block_device: bool,
+    /// Nothing may take more space.
+    pub(super) limit_reached: bool,
 }
 
 #[derive(Debug)]
@@ -139,6 +155,11 @@ impl Job {
                 (phase, false, durable(fua))
             }
         };
+        let phase = match phase {
+            Phase::Write if traits.limit_reached => Phase::IsBacked(Change::Write),
+            Phase::ZeroRange if traits.limit_reached => Phase::IsBacked(Change::ZeroRange),
+            phase => phase,
+        };
         let size = u64::from(traits.block_size);
         Self {
             phase,
@@ -172,6 +193,7 @@ impl Job {
             Phase::PunchHole => Call::PunchHole { offset, len },
             Phase::ZeroRange => Call::ZeroRange { offset, len },
             Phase::Discard => Call::Discard { offset, len },
+            Phase::IsBacked(_) => Call::IsBacked { offset, len },
             Phase::Sync => Call::Sync,
             Phase::SeekData => Call::SeekData { offset },
             Phase::SeekHole => Call::SeekHole { offset },
@@ -216,6 +238,14 @@ impl Job {
             Phase::Sync => Progress::Done(Ok(())),
             Phase::SeekData => self.on_data(bytes),
             Phase::SeekHole => self.on_hole(bytes),
+            Phase::IsBacked(_) if bytes == 0 => Progress::Done(Err(IoError::NoSpace)),
+            Phase::IsBacked(change) => {
+                self.phase = match change {
+                    Change::Write => Phase::Write,
+                    Change::ZeroRange => Phase::ZeroRange,
+                };
+                Progress::Call
+            }
             Phase::PunchHole | Phase::ZeroRange | Phase::Discard => self.finish(),
             Phase::Read | Phase::Write | Phase::WriteZeroes => self.advance(bytes),
         }
@@ -326,6 +356,7 @@ mod tests {
         cached: true,
         write_through: false,
         is_block_device: false,
+        limit_reached: false,
     };
     const DIRECT: Traits = Traits {
         align: 512,

@@ -307,6 +307,7 @@ impl Files {
             unit.object.will_zero(lba * size, blocks * size);
         }
         traits.cached |= unit.object.is_cached();
+        traits.limit_reached = unit.object.limit_reached();
         let job = Job::new(&operation, traits);
         let slot = Slot {
             unit: at,
@@ -741,6 +742,7 @@ fn fill(iovecs: &mut Iovecs, call: Call, buf: Option<&DmaBuf>) -> (usize, usize)
         | Call::PunchHole { .. }
         | Call::ZeroRange { .. }
         | Call::Discard { .. }
+        | Call::IsBacked { .. }
         | Call::SeekData { .. }
         | Call::SeekHole { .. } => {}
     }
@@ -751,7 +753,10 @@ fn fill(iovecs: &mut Iovecs, call: Call, buf: Option<&DmaBuf>) -> (usize, usize)
 fn is_for_helpers(call: Call) -> bool {
     matches!(
         call,
-        Call::Discard { .. } | Call::SeekData { .. } | Call::SeekHole { .. }
+        Call::Discard { .. }
+            | Call::IsBacked { .. }
+            | Call::SeekData { .. }
+            | Call::SeekHole { .. }
     )
 }
 

@@ -2,18 +2,21 @@
 //!
 //! Opening runs on the control side and may block. It takes an OFD lock (files) or O_EXCL (block
 //! devices), refuses an object that this process has open under any name, gives a file its size,
-//! and learns what the object can do. Invariants: the capacity never changes while it is open; a
-//! file is never shrunk.
+//! and learns what the object can do. Invariants: the capacity changes only when the control side
+//! looks again, and only grows; a file is never shrunk.
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Relaxed, SeqCst},
+};
 
 use rustix::event::Timespec;
 use rustix::fs::{
     AtFlags, FallocateFlags, FileType, Mode, OFlags, SeekFrom, Stat, StatxFlags, fallocate,
-    fcntl_setfl, fstat, fstatfs, fsync, ftruncate, ioctl_blksszget, open, seek, statx,
+    fcntl_setfl, fstat, fstatfs, fstatvfs, fsync, ftruncate, ioctl_blksszget, open, seek, statx,
 };
 use rustix::io::{Errno, pread};
 
@@ -22,7 +25,7 @@ use super::job::Traits;
 use super::registry::{ObjectId, Registration};
 use super::turn::Turn;
 use super::{registry, sys};
-use crate::backend::request::DeviceInfo;
+use crate::backend::request::{DeviceInfo, Usage};
 use crate::backend::spec::{Engine, OpenError, Spec};
 
 /// Magic numbers of file systems in memory, where calls do not block and io_uring would punt:
@@ -42,6 +45,9 @@ const LOCAL_FILE_SYSTEMS: [u64; 8] = [
     0x794c_7630,
 ];
 
+/// What `st_blocks` counts, whatever the file system's block is.
+const STAT_BLOCK_BYTES: u64 = 512;
+
 #[derive(Debug)]
 pub(crate) struct FileObject {
     fd: OwnedFd,
@@ -56,6 +62,8 @@ pub(crate) struct FileObject {
     /// What was done while opening that an operator should know.
     pub(super) notes: Vec<String>,
     write_cache_lost: AtomicBool,
+    /// What would take more space is refused.
+    limit_reached: AtomicBool,
     /// Bytes that a file system zeroes without the page cache; smaller edges go through it. 0 where
     /// none do.
     cached_edge: u64,
@@ -76,6 +84,44 @@ impl FileObject {
     /// The size of the object now, in bytes.
     pub(super) fn size_now(&self) -> Result<u64, Errno> {
         fstat(&self.fd).map(|stat| size(&stat))
+    }
+
+    /// The size of the object now, in bytes, of a device too. May block.
+    pub(crate) fn bytes_now(&self) -> Result<u64, Errno> {
+        if self.traits.is_block_device {
+            // The offset of the descriptor is nobody's: all transfers say where.
+            seek(&self.fd, SeekFrom::End(0))
+        } else {
+            self.size_now()
+        }
+    }
+
+    /// Whether [`usage`](Self::usage) can say anything: a device does not tell what backs it.
+    pub(crate) fn knows_usage(&self) -> bool {
+        !self.traits.is_block_device
+    }
+
+    /// Space that the file takes, and that its file system has left for it. May block.
+    pub(crate) fn usage(&self) -> Result<Option<Usage>, Errno> {
+        if !self.knows_usage() {
+            return Ok(None);
+        }
+        let stat = fstat(&self.fd)?;
+        let system = fstatvfs(&self.fd)?;
+        Ok(Some(Usage {
+            used: u64::try_from(stat.st_blocks)
+                .unwrap_or(0)
+                .saturating_mul(STAT_BLOCK_BYTES),
+            available: system.f_bavail.saturating_mul(system.f_frsize),
+        }))
+    }
+
+    pub(crate) fn set_limit_reached(&self, reached: bool) {
+        self.limit_reached.store(reached, Relaxed);
+    }
+
+    pub(super) fn limit_reached(&self) -> bool {
+        self.limit_reached.load(Relaxed)
     }
 
     pub(crate) fn notes(&self) -> &[String] {
@@ -136,6 +182,7 @@ impl FileObject {
         let sector = registry::logical_block_size(stat.st_dev);
         let align = settle_direct(spec, path, &fd, sector, wanted, required, &mut notes)?;
         info.unmap = !spec.read_only && can_punch(&fd, bytes);
+        info.thin = true;
         info.unmap_reads_zeroes = info.unmap;
         let granule = u64::try_from(stat.st_blksize)
             .unwrap_or(0)
@@ -151,6 +198,7 @@ impl FileObject {
             may_shrink: LOCAL_FILE_SYSTEMS.contains(&magic),
             notes,
             write_cache_lost: AtomicBool::new(false),
+            limit_reached: AtomicBool::new(false),
             cached_edge: granule,
             cached: AtomicBool::new(align == 1),
             turn: Turn::new(),
@@ -222,6 +270,7 @@ impl FileObject {
             may_shrink: false,
             notes,
             write_cache_lost: AtomicBool::new(false),
+            limit_reached: AtomicBool::new(false),
             cached_edge: 0,
             cached: AtomicBool::new(align == 1),
             turn: Turn::new(),
@@ -263,6 +312,7 @@ fn traits(spec: &Spec, align: u64, is_block_device: bool) -> Traits {
         cached: align == 1,
         write_through: !spec.write_cache,
         is_block_device,
+        limit_reached: false,
     }
 }
 

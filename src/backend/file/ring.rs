@@ -269,7 +269,10 @@ fn entry(call: Call, file: Fd, iovecs: &[libc::iovec]) -> Option<Entry> {
         Call::Sync => opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build(),
         Call::PunchHole { offset, len } => fallocate(offset, len, libc::FALLOC_FL_PUNCH_HOLE),
         Call::ZeroRange { offset, len } => fallocate(offset, len, libc::FALLOC_FL_ZERO_RANGE),
-        Call::Discard { .. } | Call::SeekData { .. } | Call::SeekHole { .. } => return None,
+        Call::Discard { .. }
+        | Call::IsBacked { .. }
+        | Call::SeekData { .. }
+        | Call::SeekHole { .. } => return None,
     })
 }
 

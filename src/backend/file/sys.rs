@@ -70,11 +70,24 @@ pub(super) unsafe fn make(
         Call::ZeroRange { offset, len } => {
             rustix::fs::fallocate(fd, FallocateFlags::ZERO_RANGE | keep, offset, len).map(|()| 0)
         }
+        Call::IsBacked { offset, len } => is_backed(fd, offset, len).map(usize::from),
         Call::Discard { offset, len } => discard(fd, offset, len),
         // Everybody reads and writes at offsets of their own: the one that this moves is nobody's.
         Call::SeekData { offset } => found(rustix::fs::seek(fd, SeekFrom::Data(offset))),
         Call::SeekHole { offset } => found(rustix::fs::seek(fd, SeekFrom::Hole(offset))),
     }
+}
+
+/// Whether space backs all of these bytes of a file. What a file system has set aside but never
+/// written counts as not backed.
+fn is_backed(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<bool, Errno> {
+    let hole = match rustix::fs::seek(fd, SeekFrom::Hole(offset)) {
+        Ok(hole) => hole,
+        // The file ends before.
+        Err(Errno::NXIO) => return Ok(false),
+        Err(errno) => return Err(errno),
+    };
+    Ok(hole >= offset.saturating_add(len))
 }
 
 /// Takes the object for this open file description alone (shared among read-only ones of other

@@ -58,6 +58,7 @@ fn unit(serial: &str) -> LogicalUnit {
         atomic_write_blocks: 0,
         cryptographic_erase: false,
         non_rotating: true,
+        thin: true,
     };
     let identity = Identity::new("disk", "0001", serial, 1, [1; 16]).unwrap();
     LogicalUnit::new(identity, info, false)

@@ -10,6 +10,7 @@ use super::vpd_target;
 use crate::scsi::copy::vpd::third_party_copy;
 use crate::scsi::nexus::Nexus;
 use crate::scsi::parameter::ParameterData;
+use crate::scsi::provisioning::threshold_exponent;
 use crate::scsi::sbc::compare_and_write::MAX_COMPARE_AND_WRITE_BLOCKS;
 use crate::scsi::sbc::unmap::{MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTORS};
 use crate::scsi::sbc::write_atomic;
@@ -246,12 +247,20 @@ fn logical_block_provisioning(data: &mut ParameterData, unit: &LogicalUnit, _i_t
             flags |= LBPRZ;
         }
     }
-    data.put(&[0, flags, if info.unmap { THIN } else { 0 }, 0]);
+    let provisioning = if info.unmap && info.thin { THIN } else { 0 };
+    let exponent = if unit.provisioning().has_thresholds() {
+        threshold_exponent(info.block_size)
+    } else {
+        0
+    };
+    // DP, ANC_SUP: no provisioning groups, and no anchored blocks.
+    data.put(&[exponent, flags, provisioning, 0]);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scsi::provisioning::{Policy, Threshold};
     use crate::scsi::testbed::{self, Bench};
     use crate::scsi::unit::PortIdentity;
 
@@ -364,6 +373,28 @@ mod tests {
             );
             assert_eq!(page[56..], [0; 8]);
         }
+    }
+
+    #[test]
+    fn provisioning_is_claimed_as_far_as_the_device_guarantees_it() {
+        let b2 = |unmap, unmap_reads_zeroes, thin, soft| {
+            let mut info = testbed::info(512, 8);
+            (info.unmap, info.unmap_reads_zeroes, info.thin) = (unmap, unmap_reads_zeroes, thin);
+            let mut unit = LogicalUnit::new(testbed::identity(), info, false);
+            unit.set_space_policy(Policy {
+                soft,
+                ..Policy::default()
+            });
+            let mut bench = Bench::with_unit(unit);
+            let cdb = [0x12, 1, 0xb2, 0, 255, 0];
+            bench.read(&cdb, 255).good()[4..].to_vec()
+        };
+        assert_eq!(b2(true, true, true, None), [0, 0xe4, 2, 0]);
+        // A device that may keep what was unmapped, and does not say what backs its blocks.
+        assert_eq!(b2(true, false, false, None), [0, 0xe0, 0, 0]);
+        assert_eq!(b2(false, false, true, None), [0, 0, 0, 0]);
+        let soft = Some(Threshold::Percent(80));
+        assert_eq!(b2(true, true, true, soft), [11, 0xe4, 2, 0]);
     }
 
     #[test]

@@ -1,0 +1,395 @@
+//! The surveyor: a thread that looks at backing objects while they are served, because a look at a
+//! file system may wait for as long as that likes.
+//!
+//! About once a second it looks at the space behind each unit, and, when it is told to, at the size
+//! of each object. What it finds goes to the unit's home core as [`News`], and into the log where
+//! an operator has to know. A unit near its capacity is looked at more often, and one that is slow
+//! to tell less often.
+//!
+//! When it is told to look at sizes it also reads the configuration file again, for the access
+//! states of portal groups: those that the operator has changed there are implicit transitions
+//! (SPC-4 §5.15.2) of every unit. States that initiators have set stay where the file says nothing
+//! new.
+//!
+//! It holds objects only while it looks at them, so that it keeps none from being closed. It is one
+//! thread: an object that hangs holds up the looks at the others too, and nothing else.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use tracing::{error, info, warn};
+
+use super::StartError;
+use super::build::{self, Units};
+use crate::backend::{Backing, Size, UnitIndex, Usage};
+use crate::config::Config;
+use crate::control::ring::{Outbox, Sender};
+use crate::reactor::clock;
+use crate::reactor::message::{Ask, Asker, ToCore, Wish, home};
+use crate::scsi::News;
+use crate::scsi::asymmetric_access::AccessState;
+use crate::scsi::provisioning::{Level, Policy};
+
+/// How often the space behind a unit is looked at.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How often at most, where it is nearly spent.
+const INTERVAL_MIN: Duration = Duration::from_millis(20);
+/// How fast space is taken at most, in bytes a second: what is left bounds the time to the next
+/// look.
+const FILL_RATE: u64 = 4 << 30;
+/// Looks take at most one part in so many of the surveyor's time.
+const DUTY: u32 = 20;
+/// Differences of usage that are worth a message, in bytes: a threshold set's.
+const GRAIN_BYTES: u64 = 1 << 20;
+/// How soon it tries again to tell a core whose inbox was full.
+const RETRY: Duration = Duration::from_millis(10);
+/// How long the end waits for a look that is under way.
+const END_MAX: Duration = Duration::from_secs(1);
+/// Orders that may wait; one more asks for what is going to happen anyway.
+const ORDERS_MAX: usize = 2;
+
+/// The control thread's end.
+#[derive(Debug)]
+pub(super) struct Surveyor {
+    orders: Option<SyncSender<Order>>,
+    ended: Receiver<()>,
+}
+
+#[derive(Debug)]
+enum Order {
+    /// Look at everything now, sizes and the configuration file too.
+    LookAgain,
+    /// This is the configuration file.
+    Follow(PathBuf),
+}
+
+impl Surveyor {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// That there is no thread to be had.
+    pub(super) fn start(
+        config: &Config,
+        units: &Units,
+        cores: Vec<Sender<ToCore>>,
+    ) -> Result<Self, StartError> {
+        let (orders, to_do) = sync_channel(ORDERS_MAX);
+        let (end, ended) = sync_channel(1);
+        let now = clock::now();
+        let names = config.logical_units.iter().map(|unit| unit.name.clone());
+        let objects = units.backings.iter().zip(&units.replicas).zip(names);
+        let watched = objects
+            .enumerate()
+            .filter_map(|(at, ((backing, replica), name))| {
+                Some(Watched {
+                    unit: UnitIndex(u16::try_from(at).ok()?),
+                    name,
+                    backing: Arc::downgrade(backing.as_ref()?),
+                    policy: replica.provisioning().policy,
+                    block_size: replica.block_size().into(),
+                    level: Level::default(),
+                    told: None,
+                    next: now,
+                    failed: false,
+                })
+            });
+        let mut rounds = Rounds {
+            watched: watched.collect(),
+            cores: cores.into_iter().map(Outbox::new).collect(),
+            units: units.replicas.len(),
+            file: None,
+            access: build::access_states(config),
+        };
+        std::thread::Builder::new()
+            .name("surveyor".into())
+            .spawn(move || {
+                rounds.run(&to_do);
+                let _ = end.send(());
+            })
+            .map_err(|error| StartError::new(format!("no thread for the surveyor: {error}")))?;
+        Ok(Self {
+            orders: Some(orders),
+            ended,
+        })
+    }
+
+    /// Has it look at every unit now, at its size too.
+    pub(super) fn look_again(&self) {
+        if let Some(orders) = &self.orders {
+            // A full queue: it is going to look.
+            let _ = orders.try_send(Order::LookAgain);
+        }
+    }
+
+    /// Where the configuration can be read again.
+    pub(super) fn follow(&self, file: PathBuf) {
+        if let Some(orders) = &self.orders {
+            // It goes only if the thread is gone.
+            let _ = orders.send(Order::Follow(file));
+        }
+    }
+
+    /// Ends the thread, unless it is held up by an object.
+    pub(super) fn end(&mut self) {
+        if self.orders.take().is_some() {
+            let _ = self.ended.recv_timeout(END_MAX);
+        }
+    }
+}
+
+/// A unit that is looked at.
+#[derive(Debug)]
+struct Watched {
+    unit: UnitIndex,
+    name: String,
+    backing: Weak<Backing>,
+    policy: Policy,
+    /// Bytes in a logical block.
+    block_size: u64,
+    level: Level,
+    /// What its home core knows.
+    told: Option<Usage>,
+    next: Instant,
+    /// The last look failed, which was logged.
+    failed: bool,
+}
+
+/// The thread's own.
+#[derive(Debug)]
+struct Rounds {
+    watched: Vec<Watched>,
+    cores: Vec<Outbox<ToCore>>,
+    /// All units, also those without an object.
+    units: usize,
+    file: Option<PathBuf>,
+    /// What the file said last, by tag.
+    access: Vec<(u16, AccessState)>,
+}
+
+impl Rounds {
+    fn run(&mut self, to_do: &Receiver<Order>) {
+        loop {
+            let sizes_too = match to_do.recv_timeout(self.pause()) {
+                Ok(Order::LookAgain) => true,
+                Ok(Order::Follow(file)) => {
+                    self.file = Some(file);
+                    continue;
+                }
+                Err(RecvTimeoutError::Timeout) => false,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            for core in &mut self.cores {
+                core.retry();
+            }
+            if sizes_too {
+                self.reread();
+            }
+            for watched in &mut self.watched {
+                let now = clock::now();
+                let Some(backing) = watched.backing.upgrade() else {
+                    // The daemon ends.
+                    watched.next = now + INTERVAL;
+                    continue;
+                };
+                if sizes_too {
+                    watched.look_at_size(&backing, &mut self.cores);
+                }
+                if sizes_too || now >= watched.next {
+                    watched.look_at_space(&backing, now, &mut self.cores);
+                }
+            }
+        }
+    }
+
+    /// Takes up what the operator has changed in the configuration file.
+    fn reread(&mut self) {
+        let Some(file) = &self.file else {
+            return;
+        };
+        let access = match Config::load(file) {
+            Ok(loaded) => build::access_states(&loaded.config),
+            Err(error) => {
+                let file = file.display();
+                warn!("{file} is not taken up again, it has mistakes (see `check`): {error}");
+                return;
+            }
+        };
+        let known = |tag: u16| self.access.iter().find(|(other, _)| *other == tag);
+        let changed = access
+            .iter()
+            .filter(|(tag, state)| known(*tag).is_some_and(|(_, old)| old != state));
+        let changed: Vec<_> = changed.copied().collect();
+        if changed.is_empty() {
+            return;
+        }
+        for (tag, state) in &changed {
+            info!(
+                portal_group = tag,
+                "the access state is {state:?} now, and initiators are told"
+            );
+        }
+        self.access = access;
+        for unit in 0..self.units {
+            if let Ok(unit) = u16::try_from(unit) {
+                let news = News::AccessStates(changed.clone());
+                tell(UnitIndex(unit), news, &mut self.cores);
+            }
+        }
+    }
+
+    /// How long nothing is to be done.
+    fn pause(&self) -> Duration {
+        if self.cores.iter().any(Outbox::is_waiting) {
+            return RETRY;
+        }
+        let now = clock::now();
+        let next = self.watched.iter().map(|watched| watched.next).min();
+        next.map_or(INTERVAL, |next| next.saturating_duration_since(now))
+    }
+}
+
+impl Watched {
+    fn look_at_size(&self, backing: &Backing, cores: &mut [Outbox<ToCore>]) {
+        let (unit, bytes) = (&self.name, |blocks: u64| {
+            blocks.saturating_mul(self.block_size)
+        });
+        match backing.look_again() {
+            Ok(Size::Same) => {}
+            Ok(Size::Grown { from, to }) => {
+                info!(
+                    unit,
+                    from_bytes = bytes(from),
+                    bytes = bytes(to),
+                    "the unit has grown, and initiators are told"
+                );
+                tell(self.unit, News::Capacity(to), cores);
+            }
+            Ok(Size::Shrunk { from, to }) => warn!(
+                unit,
+                bytes = bytes(from),
+                found_bytes = bytes(to),
+                "the backing object is smaller than the unit, which never shrinks: access to what \
+                 is missing fails. Make the object as large as it was"
+            ),
+            Err(errno) => error!(unit, "the size of the backing object is not known: {errno}"),
+        }
+    }
+
+    fn look_at_space(&mut self, backing: &Backing, began: Instant, cores: &mut [Outbox<ToCore>]) {
+        let usage = match backing.usage() {
+            Ok(Some(usage)) => usage,
+            Ok(None) => {
+                // Asked again only with the sizes.
+                self.next = began + Duration::from_secs(3600);
+                return;
+            }
+            Err(errno) => {
+                if !std::mem::replace(&mut self.failed, true) {
+                    let unit = &self.name;
+                    error!(unit, "the space behind the unit is not known: {errno}");
+                }
+                self.next = began + INTERVAL;
+                return;
+            }
+        };
+        self.failed = false;
+        let level = self.policy.level(self.level, usage);
+        if level.hard != self.level.hard {
+            // Before anyone is told: what is refused late has taken space.
+            backing.set_limit_reached(level.hard);
+        }
+        self.log(level, usage);
+        let sets = |usage: Usage| (usage.used / GRAIN_BYTES, usage.available / GRAIN_BYTES);
+        let worth_it = self.told.map(sets) != Some(sets(usage));
+        if worth_it || level != self.level {
+            self.told = Some(usage);
+            tell(self.unit, News::Usage(usage), cores);
+        }
+        self.level = level;
+        let took = clock::now().saturating_duration_since(began);
+        self.next = began + pause(&self.policy, usage, took);
+    }
+
+    fn log(&self, level: Level, usage: Usage) {
+        let unit = &self.name;
+        let (used_bytes, available_bytes) = (usage.used, self.policy.available(usage));
+        match (self.level.soft, level.soft) {
+            (false, true) => warn!(
+                unit,
+                used_bytes,
+                available_bytes,
+                "thin provisioning: the soft threshold is reached, and initiators are told"
+            ),
+            (true, false) => info!(
+                unit,
+                used_bytes, available_bytes, "thin provisioning: below the soft threshold again"
+            ),
+            _ => {}
+        }
+        match (self.level.hard, level.hard) {
+            (false, true) => error!(
+                unit,
+                used_bytes,
+                "thin provisioning: the capacity is used up, and writes that need space fail"
+            ),
+            (true, false) => info!(
+                unit,
+                used_bytes, available_bytes, "thin provisioning: there is space for writes again"
+            ),
+            _ => {}
+        }
+    }
+}
+
+fn tell(unit: UnitIndex, news: News, cores: &mut [Outbox<ToCore>]) {
+    let ask = Box::new(Ask {
+        asker: Asker::None,
+        wish: Wish::News(news),
+    });
+    cores[home(unit, cores.len())].send(ToCore::Asked { unit, ask });
+}
+
+/// How long until the next look, after one that took so long.
+fn pause(policy: &Policy, usage: Usage, took: Duration) -> Duration {
+    let mut pause = INTERVAL;
+    if policy.capacity.is_some() {
+        let left_ms = policy.available(usage).saturating_mul(1000) / FILL_RATE;
+        pause = pause.min(Duration::from_millis(left_ms)).max(INTERVAL_MIN);
+    }
+    pause.max(took.saturating_mul(DUTY))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn usage(used: u64, available: u64) -> Usage {
+        Usage { used, available }
+    }
+
+    #[test]
+    fn a_unit_near_its_capacity_is_looked_at_more_often() {
+        let limited = Policy {
+            capacity: Some(8 * GIB),
+            ..Policy::default()
+        };
+        let quick = Duration::from_millis(1);
+        for (used, ms) in [(0, 1000), (6 * GIB, 500), (8 * GIB - 1, 20), (9 * GIB, 20)] {
+            let next = pause(&limited, usage(used, 100 * GIB), quick);
+            assert_eq!(next, Duration::from_millis(ms), "{used}");
+        }
+        let free = Policy::default();
+        assert_eq!(pause(&free, usage(9 * GIB, 0), quick), INTERVAL);
+    }
+
+    #[test]
+    fn a_unit_that_is_slow_to_tell_is_looked_at_less_often() {
+        let slow = Duration::from_secs(3);
+        let next = pause(&Policy::default(), usage(0, GIB), slow);
+        assert_eq!(next, Duration::from_secs(60));
+    }
+}

@@ -1,0 +1,159 @@
+//! What befalls a logical unit without any initiator's doing: its device grew, its space runs
+//! short, the operator says otherwise.
+//!
+//! News come from the daemon's control side to the unit's home core and go the way of changes from
+//! there ([`change`](super::change)): decided in one row with them, applied by every core's
+//! replica, told to every nexus. Nobody asked, so nothing is refused and nobody is left out.
+
+use super::asymmetric_access::{AccessState, Altered};
+use super::change::{Decision, Update};
+use super::nexus::Whom;
+use super::unit::LogicalUnit;
+use super::unit_attention::UnitAttention;
+use crate::backend::Usage;
+
+/// Something that the daemon has learned about a unit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum News {
+    /// The device holds so many logical blocks now.
+    Capacity(u64),
+    /// So much space backs its blocks.
+    Usage(Usage),
+    /// The operator has other states of portal groups, by tag, in mind.
+    AccessStates(Vec<(u16, AccessState)>),
+}
+
+impl News {
+    /// Whether `later` say all that these do.
+    pub fn replaced_by(&self, later: &Self) -> bool {
+        match (self, later) {
+            (Self::Capacity(_), Self::Capacity(_)) | (Self::Usage(_), Self::Usage(_)) => true,
+            (Self::AccessStates(old), Self::AccessStates(new)) => old
+                .iter()
+                .all(|(tag, _)| new.iter().any(|(other, _)| other == tag)),
+            (Self::Capacity(_) | Self::Usage(_) | Self::AccessStates(_), _) => false,
+        }
+    }
+}
+
+impl LogicalUnit {
+    /// Decides what news mean. Runs on the home core, as [`LogicalUnit::decide`] does.
+    pub fn decide_news(&self, news: &News) -> Decision {
+        match news {
+            News::Capacity(blocks) => self.decide_capacity(*blocks),
+            News::Usage(usage) => self.decide_usage(*usage),
+            News::AccessStates(states) => {
+                self.port_states(states, Altered::Implicitly, Whom::Everyone)
+            }
+        }
+    }
+
+    /// SBC-3 §4.6: a capacity that has changed is told. A unit never shrinks under its initiators.
+    fn decide_capacity(&self, blocks: u64) -> Decision {
+        if blocks <= self.info().blocks {
+            return Decision::default();
+        }
+        Decision {
+            attentions: vec![(Whom::Everyone, UnitAttention::CapacityChanged)],
+            ..Decision::update(Update::Capacity(blocks))
+        }
+    }
+
+    /// SBC-3 §4.7.3.7: reaching a soft threshold is told once.
+    fn decide_usage(&self, usage: Usage) -> Decision {
+        let space = self.provisioning();
+        let level = space.policy.level(space.level, usage);
+        if space.usage == Some(usage) && space.level == level {
+            return Decision::default();
+        }
+        let mut decision = Decision::update(Update::Usage(usage, level));
+        if level.soft && !space.level.soft {
+            let reached = UnitAttention::ThinProvisioningSoftThreshold;
+            decision.attentions.push((Whom::Everyone, reached));
+        }
+        decision
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scsi::provisioning::{Policy, Threshold};
+    use crate::scsi::testbed::{self, Bench};
+
+    fn unit() -> LogicalUnit {
+        let mut unit = LogicalUnit::new(testbed::identity(), testbed::info(512, 100), false);
+        unit.set_space_policy(Policy {
+            soft: Some(Threshold::Bytes(80)),
+            ..Policy::default()
+        });
+        unit
+    }
+
+    fn take(unit: &mut LogicalUnit, news: &News) -> Vec<UnitAttention> {
+        let Decision {
+            update, attentions, ..
+        } = unit.decide_news(news);
+        if let Some(update) = update {
+            unit.apply(&update);
+        }
+        let told = attentions.into_iter().map(|(whom, condition)| {
+            assert_eq!(whom, Whom::Everyone);
+            condition
+        });
+        told.collect()
+    }
+
+    #[test]
+    fn growth_is_told_and_nothing_else_changes_a_capacity() {
+        let mut unit = unit();
+        for (blocks, told, after) in [
+            (100, None, 100),
+            (99, None, 100),
+            (0, None, 100),
+            (101, Some(UnitAttention::CapacityChanged), 101),
+            (101, None, 101),
+            (u64::MAX, Some(UnitAttention::CapacityChanged), u64::MAX),
+        ] {
+            let told_now = take(&mut unit, &News::Capacity(blocks));
+            assert_eq!(told_now, told.into_iter().collect::<Vec<_>>(), "{blocks}");
+            assert_eq!(unit.info().blocks, after);
+        }
+    }
+
+    #[test]
+    fn each_crossing_of_the_soft_threshold_is_told_once() {
+        let mut unit = unit();
+        let reached = UnitAttention::ThinProvisioningSoftThreshold;
+        for (used, told) in [(79, 0), (80, 1), (81, 0), (79, 0), (10, 0), (90, 1)] {
+            let usage = Usage {
+                used,
+                available: 100,
+            };
+            let told_now = take(&mut unit, &News::Usage(usage));
+            assert_eq!(told_now, vec![reached; told], "{used}");
+            assert_eq!(unit.provisioning().usage, Some(usage));
+            assert!(unit.decide_news(&News::Usage(usage)).is_nothing());
+        }
+    }
+
+    #[test]
+    fn the_operators_states_are_implicit_and_told_to_all() {
+        let mut unit = unit();
+        let news = News::AccessStates(vec![(1, AccessState::Standby)]);
+        assert_eq!(take(&mut unit, &news), [UnitAttention::AccessStateChanged]);
+        assert_eq!(unit.port_groups().group(1).altered, Altered::Implicitly);
+        assert_eq!(take(&mut unit, &news), []);
+    }
+
+    #[test]
+    fn a_grown_unit_reports_and_serves_its_new_blocks() {
+        let mut bench = Bench::new(8);
+        bench.disk.resize(16 * 512, 7);
+        take(bench.unit.as_mut().unwrap(), &News::Capacity(16));
+        let capacity = bench.read(&[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], 8).good();
+        assert_eq!(capacity[..4], 15_u32.to_be_bytes());
+        let read = bench.read(&[0x28, 0, 0, 0, 0, 15, 0, 0, 1, 0], 512).good();
+        assert_eq!(read, [7; 512]);
+    }
+}
