@@ -175,6 +175,8 @@ fn an_aborted_copy_writes_no_further_piece() {
     let copy = extended_copy(&mut it);
     until(&mut it, || served.faults[1].held() == 1);
     let abort = manage(&mut it, Function::AbortTask, 0, Some(copy));
+    settle(&mut [&mut it]);
+    assert!(!it.has_ended(abort), "a piece is at the device");
     served.faults[1].hold_writes(false);
     assert_eq!(response(&mut it, abort), Code::FunctionComplete);
     settle(&mut [&mut it]);
