@@ -16,7 +16,9 @@ use iiblockdaemon::iscsi::negotiated::{Negotiated, Parameters, SessionType};
 use iiblockdaemon::iscsi::node::{
     Availability, DigestPolicy, LunMapping, Nodes, PortalGroup, TargetNode,
 };
-use iiblockdaemon::iscsi::session::{Effect, Env, Guards, Session, SessionIndex, Timeouts, unpack};
+use iiblockdaemon::iscsi::session::{
+    ConnectionIndex, Effect, Env, Guards, Session, SessionIndex, Timeouts, unpack,
+};
 use iiblockdaemon::iscsi::transmit::SLICES_MAX;
 use iiblockdaemon::mem::{CHUNK_BYTES, Pages, Pool};
 use iiblockdaemon::pdu::{
@@ -83,6 +85,7 @@ impl Bench {
         let response = login_response(&negotiated);
         let mut env = Env {
             now,
+            unix_ms: 0,
             pool: &pool,
             floor,
             units: &mut units,
@@ -122,6 +125,7 @@ impl Bench {
     fn with<T>(&mut self, step: impl FnOnce(&mut Session, &mut Env<'_>) -> T) -> T {
         let mut env = Env {
             now: self.now,
+            unix_ms: 0,
             pool: &self.pool,
             floor: self.floor,
             units: &mut self.units,
@@ -137,7 +141,7 @@ impl Bench {
     /// One command from its first byte to the last of its answer. `None`: it did not end well.
     fn command(&mut self, pdu: &[u8]) -> Option<()> {
         let mut input = pdu;
-        self.with(|session, env| session.receive(env, &mut input))
+        self.with(|session, env| session.receive(env, ConnectionIndex::LEADING, &mut input))
             .ok()?;
         while let Some(Request {
             operation, token, ..
@@ -161,8 +165,10 @@ impl Bench {
         let mut answered = None;
         loop {
             let mut slices = ArrayVec::<_, SLICES_MAX>::new();
-            self.session.transmit_queue().gather(&mut slices);
-            let bytes = slices.iter().map(|slice| slice.len()).sum();
+            self.session
+                .transmit_queue(ConnectionIndex::LEADING)
+                .gather(&mut slices);
+            let bytes: usize = slices.iter().map(|slice| slice.len()).sum();
             for bhs in slices.iter().filter(|slice| slice.len() >= BHS_LEN) {
                 match (bhs[0], bhs[1] & 0x01, bhs[3]) {
                     (SCSI_RESPONSE, _, 0) | (DATA_IN, 1, 0) => answered = Some(()),
@@ -173,7 +179,7 @@ impl Bench {
             if bytes == 0 {
                 return answered;
             }
-            self.session.sent(self.now, bytes);
+            self.session.sent(ConnectionIndex::LEADING, self.now, bytes);
         }
     }
 }
@@ -226,6 +232,7 @@ fn nodes() -> (Arc<TargetNode>, Arc<Nodes>) {
         auth: Arc::new(AuthPolicy::None),
         header_digest: DigestPolicy::Optional,
         data_digest: DigestPolicy::Optional,
+        max_connections: 1,
         luns: vec![lun],
     });
     let groups = vec![PortalGroup {
@@ -316,9 +323,9 @@ fn main() -> ExitCode {
     let mut bench = Bench::new();
     // The Login Response, then what every new nexus is told first (TEST UNIT READY until GOOD is
     // not needed: a unit attention would fail the first command below).
-    while bench.session.transmit_queue().len() > 0 {
-        let len = bench.session.transmit_queue().len();
-        bench.session.sent(bench.now, len);
+    while bench.session.transmit_queue(ConnectionIndex::LEADING).len() > 0 {
+        let len = bench.session.transmit_queue(ConnectionIndex::LEADING).len();
+        bench.session.sent(ConnectionIndex::LEADING, bench.now, len);
     }
     let mut pdu = [0; BHS_LEN + COMMAND_BYTES];
     let mut bad = 0_u32;
