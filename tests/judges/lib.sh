@@ -9,14 +9,18 @@
 #
 #   judge NAME                  begin: makes the directory $W, arms the cleaning up
 #   subject_target NAME [KEY=VALUE...]
-#                               backend=memory|file size=MIB chap=USER:SECRET
+#                               backend=memory|file|null size=MIB block_size=N
+#                               read_only=true removable=true (the unit)
+#                               lun_read_only=true (its mapping) chap=USER:SECRET
+#                               also=NAME (another target's unit as the next LUN)
 #                               mutual=USER:SECRET header_digest=optional|required|off
 #   subject_start               write the configuration, start, wait until it
-#                               is ready for logins; sets $PORT, $SUBJECT_PID
+#                               is ready for logins; sets $PORT, $SUBJECT_PID; with
+#                               PORTALS=2 a portal group 2 at $PORT2
 #   subject_stop [SECONDS]      SIGTERM, then wait for the end
 #   subject_kill                SIGKILL and reap
 #   subject_again               start once more: same port, same state and files
-#   iqn NAME, url NAME [QUERY], file_of NAME, $LUN
+#   iqn NAME, url NAME [QUERY], url2 NAME (by $PORT2), file_of NAME, $LUN
 #   ok NAME | fail NAME WHY [LOG] | skip NAME REASON
 #   check NAME COMMAND...       ok or fail by the exit status, output on failure
 #   judge_end                   sum up; the exit status of the judge
@@ -54,7 +58,7 @@ judge() { # judge NAME
     JUDGE=$1
     W=$(mktemp -d "${TMPDIR:-/tmp}/iibd-judge.XXXXXX")
     SHM=''
-    SUBJECT_PID='' PORT='' TARGETS=()
+    SUBJECT_PID='' PORT='' PORT2='' TARGETS=()
     trap judge_cleanup EXIT
     trap 'exit 143' TERM; trap 'exit 130' INT
     case $IIBD_SUBJECT in
@@ -99,6 +103,7 @@ url() { # url NAME [QUERY]
     local cred; cred=$(spec "$1" chap)
     echo "iscsi://${cred:+${cred%%:*}%${cred#*:}@}127.0.0.1:$PORT/$(iqn "$1")/$LUN${2:+?$2}"
 }
+url2() { local PORT=$PORT2; url "$@"; }
 listening() { # listening PORT: is anyone on this TCP port? (no connection is made)
     local hex; hex=$(printf ':%04X' "$1")
     cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | awk -v p="$hex" '$4 == "0A" && substr($2, length($2) - 4) == p { f = 1 } END { exit !f }'
@@ -118,6 +123,10 @@ subject_start() {
     mkdir -p "$W/state"
     for try in 1 2 3; do
         PORT=$(free_port) || break
+        PORT2=''
+        if [ "${PORTALS:-1}" -gt 1 ]; then
+            until PORT2=$(free_port) && [ "$PORT2" != "$PORT" ]; do :; done
+        fi
         "subject_config_$IIBD_SUBJECT"
         subject_again && return 0
         grep -qi 'address already in use\|EADDRINUSE' "$W/subject.log" || break
@@ -161,11 +170,15 @@ subject_config_daemon() {
         echo "[[portal_group]]"
         echo "tag = 1"
         echo "portals = [\"127.0.0.1:$PORT\"]"
+        [ -z "$PORT2" ] || printf '[[portal_group]]\ntag = 2\nportals = ["127.0.0.1:%s"]\n' "$PORT2"
         for t in "${TARGETS[@]}"; do
             name=${t%% *} backend=$(spec "$name" backend memory)
             echo "[[logical_unit]]"
             echo "name = \"$name\""
             echo "block_size = $(spec "$name" block_size 512)"
+            for kv in read_only removable physical_block_size; do
+                [ -z "$(spec "$name" $kv)" ] || echo "$kv = $(spec "$name" $kv)"
+            done
             if [ "$backend" = file ]; then
                 kv=$(spec "$name" engine)
                 echo "backend = { type = \"file\", path = \"$(file_of "$name")\", size = \"$(spec "$name" size 64)MiB\"${kv:+, engine = \"$kv\"} }"
@@ -174,7 +187,7 @@ subject_config_daemon() {
             fi
             echo "[[target]]"
             echo "name = \"$(iqn "$name")\""
-            echo "portal_groups = [1]"
+            echo "portal_groups = [1${PORT2:+, 2}]"
             kv=$(spec "$name" header_digest)
             [ -z "$kv" ] || printf 'header_digest = "%s"\n' "$kv"
             cred=$(spec "$name" chap)
@@ -189,6 +202,9 @@ subject_config_daemon() {
             echo "[[target.lun]]"
             echo "lun = $LUN"
             echo "unit = \"$name\""
+            [ -z "$(spec "$name" lun_read_only)" ] || echo "read_only = true"
+            kv=$(spec "$name" also)
+            [ -z "$kv" ] || printf '[[target.lun]]\nlun = %s\nunit = "%s"\n' $((LUN + 1)) "$kv"
         done
     } > "$W/config.toml"
     chmod 600 "$W/config.toml"

@@ -1,16 +1,18 @@
 # Judges results (test-cu-results.awk) by a list of what is expected:
 #   awk -f test-cu-verdict.awk EXPECTED ALL_TESTS RESULTS
-# EXPECTED   "SUITE.TEST skipped|failed REASON", # for comments
+# EXPECTED   "SUITE.TEST skipped|omitted|defect REASON", # for comments; the last is
+#            left out as well, everywhere
 # ALL_TESTS  "SUITE.TEST", every test that has to appear in the results
 # Prints for each test one line: "ok NAME", "skip NAME REASON" (listed) or
-# "FAIL NAME WHY": failed or skipped and not listed, listed and now passing
-# (the line is stale), listed as the other kind, cut short, never run, unknown
-# in the list, a list line without a reason, sums that are not CUnit's.
+# "FAIL NAME WHY": failed, skipped and not listed, listed and now passing (the
+# line is stale), listed as the other kind, cut short, never run, unknown in the
+# list, a list line without a reason, sums that are not CUnit's.  There is no
+# such thing as an expected failure.
 FNR == 1 { file++ }
 file == 1 {
     if ($0 ~ /^[ \t]*(#|$)/) next
     reason = $0; sub(/^[ \t]*[^ \t]+[ \t]+[^ \t]+[ \t]*/, "", reason)
-    if (NF < 3 || ($2 != "skipped" && $2 != "failed")) { print "FAIL list line " FNR ": want NAME skipped|failed REASON"; next }
+    if (NF < 3 || ($2 != "skipped" && $2 != "omitted" && $2 != "defect")) { print "FAIL list line " FNR ": want NAME skipped|omitted|defect REASON"; next }
     if ($1 in kind) { print "FAIL list line " FNR ": " $1 " is listed twice"; next }
     kind[$1] = $2; because[$1] = reason
     next
@@ -29,15 +31,16 @@ $1 == "=" { summary = $0; next }
 END {
     for (i = 1; i <= n; i++) {
         t = order[i]; g = got[t]
-        if (g == "") print "FAIL " t " was not run"
+        if (g == "") print (kind[t] == "omitted" || kind[t] == "defect" ? "skip " t " " because[t] : "FAIL " t " was not run")
         else if (g == "unfinished") print "FAIL " t " did not finish"
         else if (g == "passed") {
             if (t in kind) print "FAIL " t " passes now: remove its line from the list"
             else print "ok " t
         }
+        else if (g == "failed") print "FAIL " t " failed: " detail[t]
         else if (!(t in kind)) print "FAIL " t " " g " (not listed): " detail[t]
         else if (kind[t] != g) print "FAIL " t " " g ", but is listed as " kind[t] ": " detail[t]
-        else print "skip " t " " (g == "failed" ? "known failure: " : "") because[t]
+        else print "skip " t " " because[t]
     }
     for (t in kind) if (!(t in wanted)) print "FAIL " t " is listed, but there is no such test"
     ran = count["passed"] + count["skipped"] + count["failed"]

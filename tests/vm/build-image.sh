@@ -43,11 +43,13 @@ LOG=$CACHE/build.log
 # A fixed list, so that the image does not depend on what the host has.
 PACKAGES="base-files base-passwd bash dash coreutils util-linux mount kmod procps
  grep sed mawk findutils hostname libc-bin ncurses-base busybox-static iproute2
- open-iscsi sg3-utils lsscsi fio e2fsprogs libgcc-s1 libssl3"
+ open-iscsi sg3-utils lsscsi fio e2fsprogs libgcc-s1 libssl3 ddpt dmsetup
+ multipath-tools udev"
 # Kernel modules to keep; their dependencies come along.
 MODULES="virtio_pci virtio_blk virtio_net virtio_console virtio_rng 9p 9pnet_virtio
  ext4 loop iscsi_tcp scsi_transport_iscsi sd_mod sg crc32c_generic crc32c_intel
- libcrc32c crct10dif_pclmul crc-t10dif"
+ libcrc32c crct10dif_pclmul crc-t10dif dm-multipath dm-service-time dm-round-robin
+ scsi_dh_alua"
 # Loaded in this order by the initramfs.
 BOOT_MODULES="virtio_pci virtio_blk crc32c_generic ext4"
 

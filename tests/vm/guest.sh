@@ -1,0 +1,44 @@
+# shellcheck shell=bash
+# guest.sh: sourced by the judges that run a script of guest/ which may ask for
+# something outside (see guest/paths).
+VM=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# guest_answer WHAT: what a guest may ask for
+guest_answer() {
+    case $1 in
+    kill-and-restart) subject_kill; subject_again || fail "the subject starts again" "it did not" "$W/subject.log" ;;
+    *) fail "the guest asks for $1" "nobody knows what that is" ;;
+    esac
+}
+# guest_run SCRIPT LIMIT_S ARG...: starts the subject, boots a machine, runs
+# guest/SCRIPT with these arguments (@PORT and @PORT2 are filled in) and counts its
+# lines.
+guest_run() {
+    local script=$1 limit=$2 args=() a line rc vm
+    shift 2
+    check "image" "$VM/build-image.sh" || judge_end
+    subject_start
+    for a in "$@"; do
+        case $a in @PORT) a=$PORT ;; @PORT2) a=$PORT2 ;; esac
+        args+=("$a")
+    done
+    mkdir -p "$ROOT/target/vm" "$W/guest" "$W/answers"
+    cp "$VM/guest/paths" "$W/guest/"
+    mkfifo "$W/lines"
+    "$VM/run-vm.sh" --timeout "$limit" --share "$W/guest" --out "$W/answers" --console "$ROOT/target/vm/$script.console" \
+        "$VM/guest/$script" "${args[@]}" > "$W/lines" 2> "$W/err" < /dev/null &
+    vm=$!
+    while IFS= read -r line; do
+        case $line in
+        "ok "*)   ok "${line#ok }" ;;
+        "skip "*) line=${line#skip }; skip "${line%%: *}" "${line#*: }" ;;
+        "FAIL "*) line=${line#FAIL }; line=${line%)}; fail "${line% (exit*}" "${line##* (}" ;;
+        "host "*) line=${line#host }; guest_answer "${line#* }"; : > "$W/answers/${line%% *}" ;;
+        *)        printf '%s\n' "$line" ;;
+        esac
+    done < "$W/lines"
+    rc=0; wait $vm || rc=$?
+    # Each failed step was counted above; what is left is a machine that did not end well.
+    [ $rc -lt 124 ] || fail "machine" "exit $rc (124: time limit, 125: ended early)" "$W/err"
+    [ $rc -eq 0 ] || { echo "     the end of the subject's log:"; tail -n 20 "$W/subject.log" | sed 's/^/     | /'; }
+    check "the subject still runs" kill -0 "$SUBJECT_PID"
+}
