@@ -159,13 +159,13 @@ fn parse_move(basic: &[u8; BASIC_BYTES], rest: &[u8], new_key: u64) -> Result<Ac
     if !behind.is_empty() {
         return Err(invalid(20, None));
     }
-    Ok(Action::RegisterAndMove(RegisterAndMove {
+    Ok(Action::RegisterAndMove(Box::new(RegisterAndMove {
         new_key,
         aptpl: flags & field::APTPL != 0,
         unregister: flags & field::UNREG != 0,
         relative_port: u16::from_be_bytes([basic[18], basic[19]]),
         to,
-    }))
+    })))
 }
 
 fn parse_transport_ids(rest: &[u8]) -> Result<Vec<TransportId>, Sense> {

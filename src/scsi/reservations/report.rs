@@ -119,6 +119,6 @@ fn relative_port(registrant: &Registrant, reader: &Nexus) -> u16 {
         .ports()
         .iter()
         .find(|port| registrant.is_at(port))
-        .unwrap_or(registrant.port())
+        .unwrap_or_else(|| registrant.port())
         .relative_port()
 }

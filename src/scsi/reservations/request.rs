@@ -31,7 +31,7 @@ pub enum Action {
     },
     Clear,
     Preempt(Preempt),
-    RegisterAndMove(RegisterAndMove),
+    RegisterAndMove(Box<RegisterAndMove>),
 }
 
 /// REGISTER and REGISTER AND IGNORE EXISTING KEY.

@@ -253,6 +253,10 @@ impl Room {
     }
 
     /// PERSISTENT RESERVE OUT with `flags` in byte 20 of a basic list.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a list is made where it is sent"
+    )]
     pub(super) fn out(&mut self, session: usize, action: u8, kind: u8, list: List) -> Answer {
         let bytes = list.bytes();
         self.run(session, &out_cdb(action, kind, bytes.len()), &bytes)
