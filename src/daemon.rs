@@ -318,10 +318,7 @@ impl Daemon {
             let plan = Plan {
                 core,
                 cpu: cpus[core],
-                polling: match config.cores.poll {
-                    Poll::Adaptive => Polling::Adaptive,
-                    Poll::Busy => Polling::Busy,
-                },
+                polling: polling(config),
                 pool_bytes: config.memory.pool_bytes_per_core,
                 pages: build::pages(config.memory.pages),
                 nodes: Arc::clone(nodes),
@@ -337,11 +334,7 @@ impl Daemon {
                         .max(1),
                     ..backend::Options::default()
                 },
-                timeouts: Timeouts {
-                    ping_interval: config.limits.nop_interval,
-                    ping_timeout: config.limits.nop_timeout,
-                    no_progress: config.limits.no_progress_timeout,
-                },
+                timeouts: timeouts(config),
                 login_timeout: config.limits.login_timeout,
                 random: hooks.random(),
                 login_limits: login::Limits {
@@ -667,6 +660,21 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
     // Without systemd there is nobody to tell.
     if let Err(error) = sd_notify::notify(states) {
         error!(%error, "systemd could not be notified");
+    }
+}
+
+fn polling(config: &Config) -> Polling {
+    match config.cores.poll {
+        Poll::Adaptive => Polling::Adaptive,
+        Poll::Busy => Polling::Busy,
+    }
+}
+
+fn timeouts(config: &Config) -> Timeouts {
+    Timeouts {
+        ping_interval: config.limits.nop_interval,
+        ping_timeout: config.limits.nop_timeout,
+        no_progress: config.limits.no_progress_timeout,
     }
 }
 

@@ -1,14 +1,14 @@
 //! Bad input for every row of the opcode table: what an initiator may get wrong, whatever the
 //! command is.
 //!
-//! [`shape`] says where a row's fields are, so that a new row is covered by all of this at once: LBA
-//! and length at and beyond the end (SBC-3: 21h/00h, an empty range included), lengths over what we
-//! advertise (24h with the field pointer at the length), allocation lengths (SPC-4: they cut, they
-//! change nothing else), parameter lists that are shorter or longer than the CDB says or hold
-//! anything at all, and expected data transfer lengths that are wrong in each direction (RFC 7143
-//! §11.4.5.1). Always: the command ends, INVALID FIELD IN CDB points into the CDB, INVALID FIELD IN
-//! PARAMETER LIST into the list, and a command that is refused has written nothing. Reserved bits
-//! are walked in the tests of [`super::opcodes`].
+//! [`shape`] says where a row's fields are, so that a new row is covered by all of this at once:
+//! LBA and length at and beyond the end (SBC-3: 21h/00h, an empty range included), lengths over
+//! what we advertise (24h with the field pointer at the length), allocation lengths (SPC-4: they
+//! cut, they change nothing else), parameter lists that are shorter or longer than the CDB says or
+//! hold anything at all, and expected data transfer lengths that are wrong in each direction (RFC
+//! 7143 §11.4.5.1). Always: the command ends, INVALID FIELD IN CDB points into the CDB, INVALID
+//! FIELD IN PARAMETER LIST into the list, and a command that is refused has written nothing.
+//! Reserved bits are walked in the tests of [`super::opcodes`].
 
 use super::asymmetric_access::PortGroups;
 use super::opcodes::{Direction, Opcode, rows};

@@ -221,8 +221,8 @@ impl LogicalUnit {
         })
     }
 
-    /// SBC-3 START STOP UNIT: a medium is not moved against anybody's will, and who uses the unit is
-    /// told of one that was put in. Where it is already nothing is to be done.
+    /// SBC-3 START STOP UNIT: a medium is not moved against anybody's will, and who uses the unit
+    /// is told of one that was put in. Where it is already nothing is to be done.
     fn decide_load(&self, load: bool, by: &Arc<Nexus>) -> Result<Decision, Outcome> {
         if load != self.medium.ejected {
             return Ok(Decision::default());

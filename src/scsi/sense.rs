@@ -203,8 +203,8 @@ impl Sense {
     }
 
     /// SPC-4, descriptor format sense data: a header of 8 bytes, then the information descriptor
-    /// (12 bytes), the command specific information descriptor (12 bytes) and the sense key specific
-    /// descriptor (8 bytes) where there is something to say.
+    /// (12 bytes), the command specific information descriptor (12 bytes) and the sense key
+    /// specific descriptor (8 bytes) where there is something to say.
     fn encode_descriptor(&self, out: &mut [u8; SENSE_BYTES_MAX]) -> usize {
         out[0] = 0x72;
         out[1] = self.key as u8;

@@ -246,9 +246,6 @@ pub(super) struct UnitCall<'a> {
     pub(super) unit: &'a LogicalUnit,
     pub(super) index: UnitIndex,
     pub(super) command: &'a Command,
-    /// All units and the LUNs of them that this initiator sees.
-    pub(super) units: &'a [LogicalUnit],
-    pub(super) map: &'a [MappedLun],
     pub(super) i_t: &'a Arc<Nexus>,
     pub(super) unix_ms: u64,
     /// The unit or its mapping forbids writes.
@@ -476,22 +473,17 @@ fn admit(cx: &mut Context<'_>, command: &Command) -> Begin {
     if mapped.is_none() && !target_wide {
         return Err(NO_UNIT);
     }
+    let denied = mapped
+        .as_ref()
+        .map_or(Access::empty(), |mapped| mapped.nexus.denied());
     if !gates.contains(Gates::PASSES_UNIT_ATTENTION)
         && let Some(condition) = mapped.and_then(|mapped| mapped.nexus.take())
     {
         return Err(condition.sense());
     }
-    let row = match lookup {
-        Lookup::Row(row) => row,
-        Lookup::LongRow(row) => {
-            row.check_long(cdb)?;
-            row
-        }
-        // SPC-4: a service action that is not supported is an invalid field.
-        Lookup::UnknownServiceAction => return Err(opcodes::unknown_service_action(cdb)),
-        Lookup::UnknownOpcode => return Err(unknown_opcode()),
-    };
-    if conflicts(cx, row, cdb) {
+    let row = known(lookup, cdb)?;
+    // SAM-5 §5.3.3: a conflict comes before all that is wrong with the command itself.
+    if denied.intersects(row.access) && !access::is_excused(cdb) {
         let conflict = Step::Finish(Outcome::reservation_conflict());
         return Ok((Task::over(Transfer::None), conflict));
     }
@@ -525,8 +517,6 @@ fn admit(cx: &mut Context<'_>, command: &Command) -> Begin {
         unit,
         index: mapped.unit,
         command,
-        units: cx.units,
-        map: cx.map,
         i_t: cx.i_t,
         unix_ms: cx.unix_ms,
         read_only,
@@ -549,12 +539,18 @@ fn check_protection(unit: &LogicalUnit, mapping: bool, gates: Gates) -> Result<(
     Err(Sense::new(SenseKey::DataProtect, additional))
 }
 
-/// Whether a reservation of another nexus forbids the command, which comes before all that is wrong
-/// with the command itself (SAM-5 §5.3.3).
-fn conflicts(cx: &Context<'_>, row: &Opcode, cdb: &Cdb) -> bool {
-    let mapped = cx.at.and_then(|at| cx.map.get(usize::from(at)));
-    mapped.is_some_and(|mapped| mapped.nexus.denied().intersects(row.access))
-        && !access::is_excused(cdb)
+/// The row of a command that we have.
+fn known(lookup: Lookup, cdb: &Cdb) -> Result<&'static Opcode, Sense> {
+    match lookup {
+        Lookup::Row(row) => Ok(row),
+        Lookup::LongRow(row) => {
+            row.check_long(cdb)?;
+            Ok(row)
+        }
+        // SPC-4: a service action that is not supported is an invalid field.
+        Lookup::UnknownServiceAction => Err(opcodes::unknown_service_action(cdb)),
+        Lookup::UnknownOpcode => Err(unknown_opcode()),
+    }
 }
 
 /// Nothing is mapped at the LUN.
@@ -598,7 +594,7 @@ fn at_this_unit(sense: Sense, cx: &Context<'_>) -> Sense {
     sense
 }
 
-pub(super) fn unknown_opcode() -> Sense {
+fn unknown_opcode() -> Sense {
     Sense::illegal_request(AdditionalSense::INVALID_COMMAND_OPERATION_CODE)
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Every core holds a replica, so that commands read it without sharing. A replica changes only by
 //! [`LogicalUnit::apply`], which all cores call with what the unit's home core has decided, and by
-//! what its device reports ([`LogicalUnit::set_ready`]). It holds no memory outside itself but the device
-//! information, so a clone for each core is cheap.
+//! what its device reports ([`LogicalUnit::set_ready`]). It holds no memory outside itself but the
+//! device information, so a clone for each core is cheap.
 //!
 //! The identity does not follow from the name of the unit: it is made once and kept, so that a
 //! renamed unit is still the same disk to its initiators.

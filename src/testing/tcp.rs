@@ -403,8 +403,8 @@ impl TcpInitiator {
         }
     }
 
-    /// Waits until the socket is ready. `None`: something else is to be sent first, since the window
-    /// has opened by what came on another connection of the session.
+    /// Waits until the socket is ready. `None`: something else is to be sent first, since the
+    /// window has opened by what came on another connection of the session.
     fn wait_ready(&mut self) -> Result<Option<PollFlags>, Failure> {
         let waits = self.out.is_empty() && self.engine.waits_for_window();
         let looks = if waits { WINDOW_LOOKS } else { 1 };

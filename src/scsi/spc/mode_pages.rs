@@ -1,5 +1,5 @@
-//! Mode pages (SPC-4 and SBC-3, mode parameters): one row each with the values that never change and
-//! the bits that MODE SELECT may change.
+//! Mode pages (SPC-4 and SBC-3, mode parameters): one row each with the values that never change
+//! and the bits that MODE SELECT may change.
 //!
 //! What is changeable is one bit of [`ModeParameters`] for each bit of a page, so that current,
 //! default, saved and changeable values, MODE SENSE and MODE SELECT all follow from the row. A new

@@ -1,8 +1,8 @@
 //! REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS (SPC-4).
 //!
 //! What the transport does (RFC 7143 §11.5.1): ABORT TASK, ABORT TASK SET, CLEAR TASK SET, LOGICAL
-//! UNIT RESET and TARGET RESET. CLEAR ACA has no use where NORMACA is 0. REPD = 1 adds how long they
-//! may take.
+//! UNIT RESET and TARGET RESET. CLEAR ACA has no use where NORMACA is 0. REPD = 1 adds how long
+//! they may take.
 
 use crate::scsi::sense::Sense;
 use crate::scsi::task::{Begin, Task, UnitCall};
