@@ -214,6 +214,7 @@ impl Session {
     /// Nobody is left to be answered on this connection, and nobody there acknowledges anything.
     fn forget_requests_of(&mut self, on: ConnectionIndex) {
         self.early.retain(|early| early.connection != on);
+        self.forget_held_requests_of(on);
         for pending in &mut self.management {
             pending.acknowledgements[on.at()] = None;
         }
@@ -249,6 +250,7 @@ impl Session {
         self.management.clear();
         self.early.clear();
         self.held.fill(HeldCommand::Missing);
+        self.held_requests.clear();
         let suspended = self.ordering.suspend();
         for slot in 0..self.tasks.capacity() {
             if self.tasks.slot(slot).is_some() {

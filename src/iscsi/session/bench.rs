@@ -33,7 +33,7 @@ pub(super) struct Bench {
     guards: Guards,
     data_in: Box<ParameterData>,
     now: Instant,
-    cmd_sn: CmdSn,
+    pub(super) cmd_sn: CmdSn,
 }
 
 /// What came back.

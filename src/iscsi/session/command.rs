@@ -87,13 +87,9 @@ impl Session {
                 length,
                 last,
             } => self.end_data_out(env, id, ttt, length, last),
-            Kind::Nop(nop) => self.end_nop_out(env, on, &nop, sink),
-            Kind::Text(text) => self.end_text(env, on, &bhs, &text),
-            Kind::Header => match bhs.opcode() {
-                Ok(Opcode::TaskManagementRequest) => self.task_management(env, on, &bhs),
-                Ok(Opcode::LogoutRequest) => self.logout_request(env, on, &bhs),
-                _ => unreachable!("begin() makes no other header-only PDU"),
-            },
+            kind @ (Kind::Nop(_) | Kind::Text(_) | Kind::Header) => {
+                self.take_turn(env, on, bhs, kind, sink);
+            }
         }
         // What waited for this one's CmdSN comes after it.
         self.deliver_held(env);
@@ -101,6 +97,29 @@ impl Session {
         if !self.management.is_empty() {
             // It may have acknowledged what one of them waits for.
             self.finish_management(env);
+        }
+    }
+
+    /// Deals with a request whose turn it is.
+    pub(super) fn serve(
+        &mut self,
+        env: &mut Env<'_>,
+        on: ConnectionIndex,
+        bhs: &crate::pdu::Bhs,
+        kind: Kind,
+        sink: Sink,
+    ) {
+        match kind {
+            Kind::Nop(nop) => self.end_nop_out(env, on, &nop, sink),
+            Kind::Text(text) => self.end_text(env, on, bhs, &text),
+            Kind::Header => match bhs.opcode() {
+                Ok(Opcode::TaskManagementRequest) => self.task_management(env, on, bhs),
+                Ok(Opcode::LogoutRequest) => self.logout_request(env, on, bhs),
+                _ => unreachable!("begin() makes no other header-only PDU"),
+            },
+            Kind::Ignore | Kind::Reject(_) | Kind::Command { .. } | Kind::DataOut { .. } => {
+                unreachable!("end() deals with these itself")
+            }
         }
     }
 
@@ -299,6 +318,13 @@ impl Session {
             let next = self.window.exp_cmd_sn();
             match std::mem::take(self.held_at(next)) {
                 HeldCommand::Missing => return,
+                HeldCommand::Request => {
+                    self.request_due(env, next);
+                    if self.window.exp_cmd_sn() == next {
+                        // It was rejected: its CmdSN is still to come (RFC 7143 §7.3).
+                        return;
+                    }
+                }
                 HeldCommand::Skip => {
                     self.window.accept();
                     env.pool.unreserve(self.window.chunks_per_command());

@@ -135,8 +135,8 @@ impl Session {
     }
 
     /// Counts a request that is not a SCSI command in the command window. `false`: it is outside
-    /// and dropped (RFC 7143 §4.2.2.1). One that is ahead of a gap is dealt with at once; its place
-    /// is taken. Commands that waited for it are delivered when it has been dealt with.
+    /// and dropped (RFC 7143 §4.2.2.1). Commands that waited for it are delivered when it has been
+    /// dealt with.
     pub(super) fn take_cmd_sn(
         &mut self,
         env: &mut Env<'_>,
@@ -156,25 +156,14 @@ impl Session {
                 self.grant(env);
                 true
             }
-            Place::Ahead(_) if *self.held_at(cmd_sn) == HeldCommand::Missing => {
-                *self.held_at(cmd_sn) = HeldCommand::Skip;
-                true
-            }
             Place::Ahead(_) | Place::Outside => false,
         }
     }
 
-    /// Whether a request that is not a SCSI command may come now. Looks only.
-    pub(super) fn in_window(&mut self, immediate: bool, cmd_sn: CmdSn) -> bool {
-        if immediate {
-            return true;
-        }
-        let free = match self.window.place(cmd_sn) {
-            Place::Next => true,
-            Place::Ahead(_) => *self.held_at(cmd_sn) == HeldCommand::Missing,
-            Place::Outside => false,
-        };
-        free && !self.connections.is_arriving(cmd_sn)
+    /// Whether it is the turn of a request that is not a SCSI command. Looks only.
+    pub(super) fn in_window(&self, immediate: bool, cmd_sn: CmdSn) -> bool {
+        let next = self.window.place(cmd_sn) == Place::Next;
+        immediate || (next && !self.connections.is_arriving(cmd_sn))
     }
 
     /// Every unit that the target has, seen by this initiator or not.

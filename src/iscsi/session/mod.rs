@@ -19,8 +19,8 @@
 //! Files: `window` (CmdSN), `table` and `task` (tasks), `task_set` (their order), `command`
 //! (arrival, delivery, steps, answers), `data_out` (immediate, unsolicited, R2T), `data_in`
 //! (pieces, PDUs, residuals), `management` (task management, resets), `queries` (RFC 7144),
-//! `clearing` (what other things abort), `requests` (NOP, text, logout, reject), `connection`,
-//! `attachment` (connections that come and go), `timers`.
+//! `held` (requests before their turn), `clearing` (what other things abort), `requests` (NOP, text,
+//! logout, reject), `connection`, `attachment` (connections that come and go), `timers`.
 
 mod attachment;
 #[cfg(test)]
@@ -31,6 +31,7 @@ mod connection;
 mod data_in;
 mod data_out;
 mod guards;
+mod held;
 mod management;
 mod queries;
 mod requests;
@@ -63,6 +64,7 @@ use super::transmit::TransmitQueue;
 use connection::{Arriving, Connections, Sink};
 pub use connection::{CONNECTIONS_MAX, ConnectionIndex, Ending, Scope};
 pub use guards::{Guard, Guards};
+use held::{HELD_REQUESTS_MAX, HeldRequest};
 pub use table::TaskId;
 use table::TaskTable;
 pub use task::OUTSTANDING_R2T_MAX;
@@ -269,6 +271,7 @@ pub struct Session {
     ordering: Ordering,
     /// Commands that wait for a lower CmdSN, by CmdSN modulo the length.
     held: Box<[HeldCommand]>,
+    held_requests: ArrayVec<HeldRequest, HELD_REQUESTS_MAX>,
     /// Tasks that wait for buffers or for room to send, oldest first.
     waiting: VecDeque<TaskId>,
     connections: Connections,
@@ -288,7 +291,9 @@ enum HeldCommand {
     #[default]
     Missing,
     Task(TaskId),
-    /// Aborted before it came, or not a SCSI command and already dealt with.
+    /// One of `held_requests`.
+    Request,
+    /// Aborted before it came.
     Skip,
 }
 
@@ -331,6 +336,7 @@ impl Session {
             lun_numbers: luns.iter().map(|mapped| mapped.lun).collect(),
             luns,
             held: vec![HeldCommand::Missing; usize::from(QUEUE_DEPTH_MAX)].into_boxed_slice(),
+            held_requests: ArrayVec::new(),
             waiting: VecDeque::with_capacity(usize::from(QUEUE_DEPTH_MAX + IMMEDIATE_MAX)),
             connections: Connections::new(connection),
             management: ArrayVec::new(),

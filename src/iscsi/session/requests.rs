@@ -119,6 +119,10 @@ impl Session {
         let Ok(request) = TextRequest::parse(bhs) else {
             return (Kind::Reject(RejectReason::InvalidPduField), Sink::Discard);
         };
+        if self.has_held_text(on) {
+            // RFC 7143 §11.10: one text request of a connection at a time.
+            return (Kind::Reject(RejectReason::ProtocolError), Sink::Discard);
+        }
         let text = &mut self.connections[on].text;
         // RFC 7143 §11.10.4: a request that continues names our tag; one that does not starts
         // afresh.
