@@ -3,8 +3,8 @@
 //!
 //! A line is `NAME BYTES CDB [DATA]`: BYTES is the Expected Data Transfer Length of a read, CDB and
 //! DATA are hexadecimal without blanks. Parameter data go to `DIR/NAME.hex`, sense data to
-//! `DIR/NAME.sense`, both as hexadecimal bytes with blanks between; `NAME STATUS BYTES KEY/ASC/ASCQ`
-//! goes to standard output. Unit attentions are taken away before the first line.
+//! `DIR/NAME.sense`, both as hexadecimal bytes with blanks between; `NAME STATUS BYTES
+//! KEY/ASC/ASCQ` goes to standard output. Unit attentions are taken away before the first line.
 
 use clap::Parser;
 use iiblockdaemon::testing::tcp::TcpInitiator;

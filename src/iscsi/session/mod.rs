@@ -18,9 +18,10 @@
 //!
 //! Files: `window` (CmdSN), `table` and `task` (tasks), `task_set` (their order), `command`
 //! (arrival, delivery, steps, answers), `data_out` (immediate, unsolicited, R2T), `data_in`
-//! (pieces, PDUs, residuals), `management` (task management, resets), `queries` (RFC 7144),
-//! `held` (requests before their turn), `clearing` (what other things abort), `requests` (NOP, text,
-//! logout, reject), `connection`, `attachment` (connections that come and go), `timers`.
+//! (pieces, PDUs, residuals), `management` (task management, resets), `queries` (RFC 7144), `held`
+//! (requests before their turn), `clearing` (what other things abort), `requests` (NOP, text,
+//! logout, reject), `connection`, `attachment` (connections that come and go), `identity`,
+//! `timers`.
 
 mod attachment;
 #[cfg(test)]
@@ -32,6 +33,7 @@ mod data_in;
 mod data_out;
 mod guards;
 mod held;
+mod identity;
 mod management;
 mod queries;
 mod requests;
@@ -54,8 +56,7 @@ use crate::pdu::{CmdSn, Event, FrameError, LoginResponse, StatSn, TaskManagement
 use crate::scsi::copy::operations::Operations;
 use crate::scsi::nexus;
 use crate::scsi::{
-    Change, Decision, InitiatorPort, LogicalUnit, MappedLun, Nexus, NexusUnit, Outcome,
-    ParameterData, PortIdentity, UnitAttention,
+    Change, Decision, LogicalUnit, MappedLun, Nexus, Outcome, ParameterData, UnitAttention,
 };
 
 use super::negotiated::{Negotiated, SessionType};
@@ -317,8 +318,8 @@ impl Session {
         };
         let mut window = Window::new(negotiated.cmd_sn, u32::from(depth), chunks, env.pool)?;
         window.grant(0, env.floor, env.pool);
-        let i_t = Arc::new(i_t_nexus(&negotiated)?);
-        let mut luns = Self::map_luns(&negotiated);
+        let i_t = Arc::new(identity::i_t_nexus(&negotiated)?);
+        let mut luns = identity::luns(&negotiated);
         for mapped in &mut luns {
             if let Some(unit) = env.units.get(usize::from(mapped.unit.0)) {
                 mapped.nexus.refresh(unit, &i_t);
@@ -332,7 +333,7 @@ impl Session {
             copies: Operations::default(),
             window,
             tasks: TaskTable::new(QUEUE_DEPTH_MAX + IMMEDIATE_MAX),
-            ordering: Ordering::new(queue_depths(&negotiated, &luns)),
+            ordering: Ordering::new(identity::queue_depths(&negotiated, &luns)),
             lun_numbers: luns.iter().map(|mapped| mapped.lun).collect(),
             luns,
             held: vec![HeldCommand::Missing; usize::from(QUEUE_DEPTH_MAX)].into_boxed_slice(),
@@ -347,28 +348,6 @@ impl Session {
             counters: Counters::default(),
             negotiated,
         })
-    }
-
-    /// The LUNs that this initiator sees, each with POWER ON pending (SAM-5 §5.14: a new I_T
-    /// nexus).
-    fn map_luns(negotiated: &Negotiated) -> Vec<MappedLun> {
-        let Some(target) = &negotiated.target else {
-            return Vec::new();
-        };
-        let mut luns: Vec<_> = target
-            .luns_for(&negotiated.initiator_name)
-            .map(|mapping| {
-                let mut nexus = NexusUnit::new(mapping.read_only);
-                nexus.raise(UnitAttention::PowerOn);
-                MappedLun {
-                    lun: mapping.lun,
-                    unit: UnitIndex(mapping.unit),
-                    nexus,
-                }
-            })
-            .collect();
-        luns.sort_by_key(|mapped| mapped.lun);
-        luns
     }
 
     /// It has a connection.
@@ -749,43 +728,6 @@ impl Session {
             token,
         }
     }
-}
-
-/// How many commands the session may have at each of its LUNs, in their order.
-fn queue_depths(negotiated: &Negotiated, luns: &[MappedLun]) -> Box<[Option<u16>]> {
-    let mappings = negotiated
-        .target
-        .as_ref()
-        .map_or(&[][..], |node| &node.luns);
-    let depth = |mapped: &MappedLun| {
-        let mut mappings = mappings.iter();
-        mappings
-            .find(|mapping| mapping.lun == mapped.lun)?
-            .queue_depth
-    };
-    luns.iter().map(depth).collect()
-}
-
-/// Who talks to whom. `None` when a name is longer than RFC 7143 allows.
-fn i_t_nexus(negotiated: &Negotiated) -> Option<Nexus> {
-    let (target, groups) = match &negotiated.target {
-        Some(target) => (target.name.as_str(), &target.portal_groups[..]),
-        None => ("", &[][..]),
-    };
-    // RELATIVE TARGET PORT IDENTIFIER: the portal group's place among those of the target, from 1.
-    let port = |(at, tag): (usize, &u16)| {
-        PortIdentity::new(target, *tag, u16::try_from(at + 1).unwrap_or(u16::MAX))
-    };
-    let ports: Option<Vec<_>> = groups.iter().enumerate().map(port).collect();
-    let ports = ports?;
-    let tag = negotiated.portal_group_tag;
-    let own = ports.iter().find(|port| port.portal_group_tag() == tag);
-    let own = match own {
-        Some(own) => own.clone(),
-        None => PortIdentity::new(target, tag, 1)?,
-    };
-    let initiator = InitiatorPort::new(negotiated.initiator_name.as_str(), negotiated.isid.0)?;
-    Some(Nexus::new(initiator, own, ports))
 }
 
 /// The tag of a request's token: which session, slot and serial.
