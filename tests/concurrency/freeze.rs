@@ -85,6 +85,7 @@ fn no_update_of_sessions_that_race_on_two_cores_is_lost() {
 fn compare_sees_a_write_at_the_device(served: &Served, core: usize) -> bool {
     let mut comparer = served.session(login());
     let mut writer = served.session_on(core, other(1), &[0]);
+    let mut far = served.session_on(1, other(2), &[0]);
     comparer
         .write_blocks(0, LBA, &pattern(BLOCK as usize, 1), BLOCK)
         .unwrap();
@@ -92,7 +93,7 @@ fn compare_sees_a_write_at_the_device(served: &Served, core: usize) -> bool {
     let written = write(&mut writer, 0, LBA, block(2));
     until(&mut writer, || served.faults[0].held() == 1);
     let compared = start_compare(&mut comparer, 1, 3);
-    settle(&mut [&mut comparer, &mut writer]);
+    settle(&mut [&mut comparer, &mut writer, &mut far]);
     served.faults[0].hold_writes(false);
     assert!(good(&writer.wait(written).unwrap()));
     let sense = sense_of(&comparer.wait(compared).unwrap());
@@ -127,13 +128,14 @@ fn a_freeze_that_leaves_a_core_out_is_noticed() {
 fn write_waits_for_the_compare(served: &Served, core: usize) -> bool {
     let mut comparer = served.session(login());
     let mut writer = served.session_on(core, other(1), &[0]);
+    let mut far = served.session_on(1, other(2), &[0]);
     let before = pattern(BLOCK as usize, 1);
     comparer.write_blocks(0, LBA, &before, BLOCK).unwrap();
     served.faults[0].hold_writes(true);
     let compared = start_compare(&mut comparer, 1, 3);
     until(&mut comparer, || served.faults[0].held() == 1);
     let written = write(&mut writer, 0, LBA, block(2));
-    settle(&mut [&mut comparer, &mut writer]);
+    settle(&mut [&mut comparer, &mut writer, &mut far]);
     let held = served.faults[0].held();
     // What does not touch the frozen block is not kept from anything.
     let elsewhere = write(&mut writer, 0, LBA + 1, block(4));
