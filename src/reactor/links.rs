@@ -362,7 +362,7 @@ impl Reactor {
             why: why.to_owned(),
             tasks_in_flight: session.tasks_under_way(),
             unsent_bytes: session.transmit_queue(on).len(),
-            last_opcodes: session.last_opcodes(on).to_vec(),
+            last_opcodes: session.last_opcodes(on),
             counters: session.counters(),
         };
         self.tell(Event::Ended(Box::new(obituary)));

@@ -218,6 +218,7 @@ fn name(text: &str) -> IscsiName {
 
 fn nodes() -> (Arc<TargetNode>, Arc<Nodes>) {
     let lun = LunMapping {
+        queue_depth: None,
         lun: 0,
         unit: 0,
         read_only: false,
@@ -234,6 +235,7 @@ fn nodes() -> (Arc<TargetNode>, Arc<Nodes>) {
         data_digest: DigestPolicy::Optional,
         max_connections: 1,
         luns: vec![lun],
+        redirect: None,
     });
     let groups = vec![PortalGroup {
         tag: 1,
@@ -250,6 +252,7 @@ fn nodes() -> (Arc<TargetNode>, Arc<Nodes>) {
 fn unit() -> LogicalUnit {
     let identity = Identity::new("DISK", "1.0", "1", 1, [1; 16]).expect("short texts");
     let info = DeviceInfo {
+        thin: false,
         block_size: BLOCK_BYTES,
         physical_block_exponent: 3,
         blocks: BLOCKS,
@@ -267,6 +270,7 @@ fn unit() -> LogicalUnit {
 
 fn negotiated(target: Arc<TargetNode>) -> Negotiated {
     Negotiated {
+        node_architecture: None,
         session_type: SessionType::Normal,
         initiator_name: name("iqn.2026-11.io.iiblockdaemon:initiator"),
         initiator_alias: None,

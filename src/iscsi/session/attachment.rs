@@ -14,7 +14,7 @@ use arrayvec::ArrayVec;
 
 use super::super::negotiated::Negotiated;
 use super::super::transmit::TransmitQueue;
-use super::connection::{Connection, ConnectionIndex, Ending, Scope, TextExchange};
+use super::connection::{Connection, ConnectionIndex, Ending, LastOpcodes, Scope, TextExchange};
 use super::window::Window;
 use super::{Answer, Closes, Env, Fault, HeldCommand, LOGOUTS_MAX, MANAGEMENT_MAX, Session};
 use crate::pdu::{Cid, Framer, Itt, LoginResponse, LogoutResponseCode};
@@ -68,7 +68,7 @@ impl Session {
             stat_sn: negotiated.next_stat_sn,
             acknowledged: negotiated.next_stat_sn,
             text: TextExchange::default(),
-            last_opcodes: ArrayVec::new(),
+            last_opcodes: LastOpcodes::default(),
             read_ahead: 0,
             last_received: now,
             last_payload: now,

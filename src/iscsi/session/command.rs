@@ -39,11 +39,9 @@ impl Session {
     /// A header has come: decides what the PDU is and where its data segment goes.
     pub(super) fn begin(&mut self, env: &mut Env<'_>, on: ConnectionIndex, header: &Header) {
         let bhs = header.bhs;
-        let last_opcodes = &mut self.connections[on].last_opcodes;
-        if last_opcodes.is_full() {
-            last_opcodes.remove(0);
-        }
-        last_opcodes.push(bhs.bytes()[0] & 0x3f);
+        self.connections[on]
+            .last_opcodes
+            .push(bhs.bytes()[0] & 0x3f);
         self.connections[on].acknowledged = bhs.exp_stat_sn();
         let (kind, sink) = match bhs.opcode() {
             Ok(Opcode::ScsiCommand) if !self.is_discovery() => self.begin_command(env, on, header),
@@ -359,44 +357,37 @@ impl Session {
         let Some(task) = self.tasks.find(id) else {
             return;
         };
-        let (scsi, step) = {
-            let command = task.command;
-            let mapped = task.mapped;
-            let mut context = self.context(env, mapped);
-            scsi::Task::start(&mut context, &command)
-        };
-        let task = self
-            .tasks
-            .slot(id.slot)
-            .expect("starting a command removes nothing");
-        task.scsi = Some(scsi);
-        self.step(env, id.slot, step);
-    }
-
-    fn context<'a>(&'a mut self, env: &'a mut Env<'_>, mapped: Option<u16>) -> Context<'a> {
         env.data_in.clear();
-        Context {
+        let mut context = Context {
             units: env.units,
             map: &mut self.luns,
-            at: mapped,
+            at: task.mapped,
             i_t: &self.i_t,
             data_in: env.data_in,
             copies: &mut self.copies,
             unix_ms: env.unix_ms,
-        }
+        };
+        let (scsi, step) = scsi::Task::start(&mut context, &task.command);
+        task.scsi = Some(scsi);
+        self.step(env, id.slot, step);
     }
 
     /// Tells the task what happened and goes on with what it says.
     pub(super) fn resume(&mut self, env: &mut Env<'_>, slot: u16, event: Event) {
         let task = self.tasks.slot(slot).expect("callers have found it");
-        let mapped = task.mapped;
-        let mut scsi = task
-            .scsi
-            .take()
-            .expect("a task that waits has been started");
-        let step = scsi.resume(&mut self.context(env, mapped), event);
-        let task = self.tasks.slot(slot).expect("resuming removes nothing");
-        task.scsi = Some(scsi);
+        env.data_in.clear();
+        let mut context = Context {
+            units: env.units,
+            map: &mut self.luns,
+            at: task.mapped,
+            i_t: &self.i_t,
+            data_in: env.data_in,
+            copies: &mut self.copies,
+            unix_ms: env.unix_ms,
+        };
+        let scsi = task.scsi.as_mut();
+        let scsi = scsi.expect("a task that waits has been started");
+        let step = scsi.resume(&mut context, event);
         self.step(env, slot, step);
     }
 

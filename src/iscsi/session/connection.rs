@@ -11,8 +11,6 @@ use std::time::Instant;
 
 use std::ops::{Index, IndexMut};
 
-use arrayvec::ArrayVec;
-
 use crate::mem::DmaBuf;
 use crate::pdu::{Bhs, Cid, CmdSn, Framer, NopOut, StatSn, TextRequest, Ttt};
 
@@ -179,6 +177,26 @@ pub(super) struct Arriving {
     pub(super) sink: Sink,
 }
 
+/// The opcodes that were received last.
+#[derive(Debug, Default)]
+pub(super) struct LastOpcodes {
+    ring: [u8; 8],
+    count: usize,
+}
+
+impl LastOpcodes {
+    pub(super) fn push(&mut self, opcode: u8) {
+        self.ring[self.count % 8] = opcode;
+        self.count = self.count.wrapping_add(1);
+    }
+
+    /// Oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = u8> {
+        let first = self.count.saturating_sub(self.ring.len());
+        (first..self.count).map(|at| self.ring[at % 8])
+    }
+}
+
 /// A text exchange that goes on in further PDUs (RFC 7143 §11.10, §11.11).
 #[derive(Debug, Default)]
 pub(super) struct TextExchange {
@@ -215,7 +233,7 @@ pub(super) struct Connection {
     pub(super) acknowledged: StatSn,
     pub(super) text: TextExchange,
     /// What was received last, oldest first: for the obituary.
-    pub(super) last_opcodes: ArrayVec<u8, 8>,
+    pub(super) last_opcodes: LastOpcodes,
     /// Bytes of pieces that are being read for this connection.
     pub(super) read_ahead: usize,
     pub(super) last_received: Instant,

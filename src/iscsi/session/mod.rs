@@ -375,8 +375,8 @@ impl Session {
     }
 
     /// The opcodes received last, oldest first, for an obituary.
-    pub fn last_opcodes(&self, on: ConnectionIndex) -> &[u8] {
-        &self.connections[on].last_opcodes
+    pub fn last_opcodes(&self, on: ConnectionIndex) -> Vec<u8> {
+        self.connections[on].last_opcodes.iter().collect()
     }
 
     /// ExpCmdSN and MaxCmdSN, as the next PDU will carry them.
