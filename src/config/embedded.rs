@@ -61,6 +61,7 @@ impl Config {
                 read_only: false,
                 write_cache: true,
                 removable: false,
+                long_cdbs: false,
                 serial: None,
                 reservations: ReservationMatching::Port,
                 explicit_alua: false,

@@ -171,6 +171,8 @@ pub struct LogicalUnit {
     pub write_cache: bool,
     /// Initiators may eject the medium and load it again.
     pub removable: bool,
+    /// The 32-byte forms of the block commands are served.
+    pub long_cdbs: bool,
     /// Unit serial number: 1 to 36 printable ASCII characters. `None`: the one that was generated
     /// for this unit and is kept in the state directory.
     pub serial: Option<String>,

@@ -152,6 +152,7 @@ block_size = 4096
 read_only = true
 write_cache = false
 removable = true
+long_cdbs = true
 serial = "A-1"
 backend = { type = "file", path = "a.img", size = 8192, engine = "sync", direct = true }
 [[logical_unit]]

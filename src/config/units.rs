@@ -179,6 +179,7 @@ pub(super) fn read_logical_units(root: &mut Section<'_>, state_dir: &Path) -> Ve
             .choice("reservations", &MATCHINGS)
             .map_or(ReservationMatching::Port, |matching| matching.value);
         let removable = section.boolean("removable").unwrap_or(false);
+        let long_cdbs = section.boolean("long_cdbs").unwrap_or(false);
         let backend = match section.table("backend", "the backend") {
             Some(backend) => read_backend(backend, block_size, state_dir, &mut paths),
             None => {
@@ -205,6 +206,7 @@ pub(super) fn read_logical_units(root: &mut Section<'_>, state_dir: &Path) -> Ve
                 read_only,
                 write_cache,
                 removable,
+                long_cdbs,
                 serial,
                 reservations,
                 explicit_alua,

@@ -169,6 +169,9 @@ fn restore(
     };
     replica.match_registrants_by(matching);
     replica.restore(kept);
+    if unit.long_cdbs {
+        replica.serve_long_cdbs();
+    }
     if unit.removable {
         replica.make_removable();
     }

@@ -42,6 +42,8 @@ bitflags! {
         const NEEDS_CRYPTOGRAPHIC_ERASE = 1 << 7;
         /// Exists only where initiators may change asymmetric access states.
         const NEEDS_EXPLICIT_ACCESS = 1 << 8;
+        /// Exists only where the 32-byte forms are served.
+        const NEEDS_LONG_CDBS = 1 << 9;
     }
 }
 
@@ -162,11 +164,13 @@ impl Opcode {
                 u16::from_be_bytes([self.usage[8], self.usage[9]]),
             ),
             allowed_extended: allowed_bits(self.usage, CDB_BYTES_BASIC, 0),
+            gates: Gates::NEEDS_LONG_CDBS,
             ..self
         }
     }
 
     const fn with_gates(self, gates: Gates) -> Self {
+        let gates = self.gates.union(gates);
         Self { gates, ..self }
     }
 
@@ -190,7 +194,8 @@ impl Opcode {
         const NEEDS: Gates = Gates::NEEDS_UNMAP
             .union(Gates::NEEDS_ATOMIC_WRITES)
             .union(Gates::NEEDS_CRYPTOGRAPHIC_ERASE)
-            .union(Gates::NEEDS_EXPLICIT_ACCESS);
+            .union(Gates::NEEDS_EXPLICIT_ACCESS)
+            .union(Gates::NEEDS_LONG_CDBS);
         if !self.gates.intersects(NEEDS) {
             return true;
         }
@@ -199,6 +204,7 @@ impl Opcode {
             && (!self.gates.contains(Gates::NEEDS_ATOMIC_WRITES) || info.atomic_write_blocks > 0)
             && (!self.gates.contains(Gates::NEEDS_CRYPTOGRAPHIC_ERASE) || info.cryptographic_erase)
             && (!self.gates.contains(Gates::NEEDS_EXPLICIT_ACCESS) || unit.port_groups().explicit())
+            && (!self.gates.contains(Gates::NEEDS_LONG_CDBS) || unit.long_cdbs())
     }
 }
 

@@ -577,6 +577,8 @@ fn obstacle(unit: &LogicalUnit, gates: Gates) -> Option<Sense> {
 fn unavailable(row: &Opcode, cdb: &Cdb) -> Sense {
     match row.service_action {
         None => unknown_opcode(),
+        // Without one of its rows the unit has none of them.
+        Some(_) if row.gates.contains(Gates::NEEDS_LONG_CDBS) => unknown_opcode(),
         Some(_) => opcodes::unknown_service_action(cdb),
     }
 }

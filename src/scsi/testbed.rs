@@ -222,7 +222,8 @@ impl Bench {
     }
 
     /// A unit without a disk behind it: for commands that do not get that far.
-    pub(super) fn with_unit(unit: LogicalUnit) -> Self {
+    pub(super) fn with_unit(mut unit: LogicalUnit) -> Self {
+        unit.serve_long_cdbs();
         Self {
             unit: Some(unit),
             nexus: NexusUnit::new(false),

@@ -164,6 +164,7 @@ pub struct LogicalUnit {
     usable: bool,
     /// PROGRESS INDICATION of a sanitize operation.
     sanitize_progress: u16,
+    long_cdbs: bool,
     pub(super) medium: Medium,
     /// The current values; `write_protected` and `write_through` follow from them.
     mode: ModeParameters,
@@ -195,6 +196,7 @@ impl LogicalUnit {
             started: true,
             usable: true,
             sanitize_progress: 0,
+            long_cdbs: false,
             medium: Medium::default(),
             mode: ModeParameters::empty(),
             write_protected: false,
@@ -393,6 +395,16 @@ impl LogicalUnit {
     pub(super) fn sanitize_failed(&self) -> Option<Sense> {
         let failed = self.kept.sanitize.as_ref().filter(|kept| kept.failed);
         failed.map(|_| SANITIZE_COMMAND_FAILED)
+    }
+
+    /// Serves the 32-byte forms of the block commands; called before the unit serves anybody.
+    pub fn serve_long_cdbs(&mut self) {
+        self.long_cdbs = true;
+    }
+
+    /// Whether the 32-byte forms of the block commands are served.
+    pub(super) fn long_cdbs(&self) -> bool {
+        self.long_cdbs
     }
 
     /// The medium can be taken out (RMB of INQUIRY); called before the unit serves anybody.

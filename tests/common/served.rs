@@ -117,6 +117,7 @@ pub(crate) fn unit(name: &str) -> LogicalUnit {
         read_only: false,
         write_cache: true,
         removable: false,
+        long_cdbs: false,
         serial: None,
         reservations: ReservationMatching::Port,
         explicit_alua: false,

@@ -3,7 +3,7 @@
 use super::*;
 use crate::scsi::sense::{Sense, SenseKey, SenseSpecific};
 use crate::scsi::task::Transfer;
-use crate::scsi::testbed::{Bench, Done};
+use crate::scsi::testbed::{self, Bench, Done};
 use proptest::prelude::*;
 
 const BLOCKS: u64 = 3000;
@@ -282,5 +282,25 @@ proptest! {
     ) {
         let answer = Bench::new(8).run(&cdb, &data_out, 0);
         prop_assert!(answer.outcome.sense.is_none_or(|sense| sense.key != SenseKey::NoSense));
+    }
+}
+
+#[test]
+fn unit_that_does_not_serve_the_32_byte_forms_knows_none_of_them() {
+    let unit = LogicalUnit::new(testbed::identity(), testbed::info(512, 8), false);
+    let mut bench = Bench::with_unit(unit.clone());
+    let mut cdb = [0; 32];
+    (cdb[0], cdb[7], cdb[9]) = (0x7f, 0x18, 0x09);
+    bench.run(&cdb, &[], 0).good();
+    bench.unit = Some(unit);
+    for service_action in [0x09, 0x0b, 0xff] {
+        cdb[9] = service_action;
+        let answer = bench.run(&cdb, &[], 512);
+        let code = answer.sense().additional;
+        let known = service_action != 0xff;
+        assert_eq!(
+            code == crate::scsi::AdditionalSense::INVALID_COMMAND_OPERATION_CODE,
+            known
+        );
     }
 }
