@@ -402,7 +402,7 @@ impl Bench {
         self.change_of(FIRST, change, by)
     }
 
-    fn change_of(
+    pub(super) fn change_of(
         &mut self,
         index: UnitIndex,
         change: &Change,

@@ -3,16 +3,18 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::backend::IoError;
+use crate::backend::{IoError, UnitIndex};
+use crate::scsi::change::Change;
 use crate::scsi::copy::{
     COPY_TARGET_NOT_REACHABLE, INCORRECT_COPY_TARGET_TYPE, INLINE_DATA_LENGTH_EXCEEDED,
     THIRD_PARTY_DEVICE_FAILURE, TOO_MANY_SEGMENT_DESCRIPTORS, TOO_MANY_TARGET_DESCRIPTORS,
     UNEXPECTED_INEXACT_SEGMENT, UNREACHABLE_COPY_TARGET, UNSUPPORTED_SEGMENT_DESCRIPTOR,
     UNSUPPORTED_TARGET_DESCRIPTOR,
 };
+use crate::scsi::reservations::Request;
 use crate::scsi::sense::{AdditionalSense, Sense, SenseKey, SenseSpecific};
 use crate::scsi::task::{Status, Transfer};
-use crate::scsi::testbed::Done;
+use crate::scsi::testbed::{self, Done};
 use crate::scsi::unit::{NotReadyReason, ReadyState};
 use crate::scsi::unit_attention::NexusUnit;
 
@@ -323,6 +325,23 @@ fn aborted_copy_stops_at_the_next_piece_and_says_so() {
     bench.abort_after = None;
     let status = receive(&mut bench, 0x00).good();
     assert_eq!(status[4], 2);
+}
+
+#[test]
+fn reservation_of_another_nexus_keeps_a_copy_from_the_unit() {
+    let mut bench = bench();
+    let cscds = [first(&bench), second(&bench)];
+    let reserve = Change::Reservation(Box::new(Request::Reserve));
+    let other = testbed::other_nexus();
+    bench.change_of(UnitIndex(1), &reserve, &other).unwrap();
+    for segment in [seg((0, 0), (1, 0), 8), seg((1, 0), (0, 0), 8)] {
+        let answer = copy(&mut bench, &cscds, &[segment]);
+        aborted(&answer, THIRD_PARTY_DEVICE_FAILURE, 0);
+    }
+    copy(&mut bench, &cscds, &[seg((0, 0), (0, 9), 8)]).good();
+    let release = Change::Reservation(Box::new(Request::Release));
+    bench.change_of(UnitIndex(1), &release, &other).unwrap();
+    copy(&mut bench, &cscds, &[seg((0, 0), (1, 0), 8)]).good();
 }
 
 fn segments() -> impl Strategy<Value = Vec<Seg>> {
