@@ -13,7 +13,7 @@ guest_answer() {
 # guest/SCRIPT with these arguments (@PORT and @PORT2 are filled in) and counts its
 # lines.
 guest_run() {
-    local script=$1 limit=$2 args=() a line rc vm
+    local script=$1 limit=$2 args=() a line rc vm bad=0
     shift 2
     check "image" "$VM/build-image.sh" || judge_end
     subject_start
@@ -31,14 +31,16 @@ guest_run() {
         case $line in
         "ok "*)   ok "${line#ok }" ;;
         "skip "*) line=${line#skip }; skip "${line%%: *}" "${line#*: }" ;;
-        "FAIL "*) line=${line#FAIL }; line=${line%)}; fail "${line% (exit*}" "${line##* (}" ;;
+        "FAIL "*) bad=$((bad + 1)); line=${line#FAIL }; line=${line%)}; fail "${line% (exit*}" "${line##* (}" ;;
         "host "*) line=${line#host }; guest_answer "${line#* }"; : > "$W/answers/${line%% *}" ;;
         *)        printf '%s\n' "$line" ;;
         esac
     done < "$W/lines"
     rc=0; wait $vm || rc=$?
-    # Each failed step was counted above; what is left is a machine that did not end well.
-    [ $rc -lt 124 ] || fail "machine" "exit $rc (124: time limit, 125: ended early)" "$W/err"
+    # Each failed step was counted above; what is left is a script that did not come to its
+    # end, where it says how many failed, or a machine that did not.
+    if [ $rc -ge 124 ]; then fail "machine" "exit $rc (124: time limit, 125: ended early)" "$W/err"
+    elif [ $rc -ne $bad ]; then fail "the script in the machine" "exit $rc after $bad failed steps"; fi
     [ $rc -eq 0 ] || { echo "     the end of the subject's log:"; tail -n 20 "$W/subject.log" | sed 's/^/     | /'; }
     check "the subject still runs" kill -0 "$SUBJECT_PID"
 }
