@@ -130,9 +130,9 @@ impl Provisioning {
         })
     }
 
-    /// Whether the unit warns at all.
-    pub fn has_thresholds(&self) -> bool {
-        self.policy.soft.is_some() || self.policy.capacity.is_some()
+    /// Whether anything is counted in threshold sets: thresholds, or resources.
+    pub fn has_threshold_sets(&self) -> bool {
+        self.usage.is_some() || self.policy.soft.is_some() || self.policy.capacity.is_some()
     }
 }
 

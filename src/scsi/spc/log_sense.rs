@@ -3,6 +3,7 @@
 //! | page    | content                                                                   |
 //! |---------|---------------------------------------------------------------------------|
 //! | 00h     | supported pages; 00h/FFh with subpages                                    |
+//! | 0Ch     | logical block provisioning: space used and left, where that is known       |
 //! | 19h     | general statistics: commands and blocks, read and written                 |
 //! | 2Fh     | informational exceptions: none, temperature unknown                       |
 //!
@@ -30,9 +31,17 @@ enum Content {
 /// PARAMETER CODE, PARAMETER LENGTH, and the value.
 struct LogParameter(u16, u8, fn(&mut ParameterData, &LogicalUnit));
 
-static PAGES: [LogPage; 4] = [
+static PAGES: [LogPage; 5] = [
     LogPage(0x00, 0x00, Content::Pages { subpages: false }),
     LogPage(0x00, 0xff, Content::Pages { subpages: true }),
+    LogPage(
+        LOGICAL_BLOCK_PROVISIONING,
+        0x00,
+        Content::Parameters(&[
+            LogParameter(0x0001, 0x08, available_resources),
+            LogParameter(0x0002, 0x08, used_resources),
+        ]),
+    ),
     LogPage(
         0x19,
         0x00,
@@ -48,6 +57,13 @@ static PAGES: [LogPage; 4] = [
         Content::Parameters(&[LogParameter(0x0000, 0x04, informational_exceptions)]),
     ),
 ];
+
+/// SBC-3, Logical Block Provisioning log page; absent where the space behind the unit is not known.
+const LOGICAL_BLOCK_PROVISIONING: u8 = 0x0c;
+
+/// SCOPE of a resource count: it is this unit's own, or shared with others.
+const DEDICATED: u8 = 0b01;
+const NOT_DEDICATED: u8 = 0b10;
 
 /// SPF of the page header.
 const SUBPAGE_FORMAT: u8 = 0x40;
@@ -70,7 +86,7 @@ pub(in crate::scsi) fn start(call: &mut UnitCall<'_>) -> Begin {
     if cdb.u8(2) >> 6 != CUMULATIVE {
         return Err(Sense::invalid_field_in_cdb(2, Some(7)));
     }
-    let LogPage(.., content) = find(page, subpage)?;
+    let LogPage(.., content) = find(call.unit, page, subpage)?;
     let data = &mut *call.data_in;
     let subpage_format = if subpage == 0 { 0 } else { SUBPAGE_FORMAT };
     data.put(&[DISABLE_SAVE | subpage_format | page, subpage, 0, 0]);
@@ -81,7 +97,7 @@ pub(in crate::scsi) fn start(call: &mut UnitCall<'_>) -> Begin {
         }
         Content::Pages { subpages } => {
             // The list itself is not listed with the bits of its header.
-            for LogPage(page, subpage, _) in &PAGES {
+            for LogPage(page, subpage, _) in PAGES.iter().filter(|it| it.exists(call.unit)) {
                 match (subpages, *subpage) {
                     (false, 0) => data.put_u8(*page),
                     (false, _) => {}
@@ -109,16 +125,37 @@ pub(in crate::scsi) fn start(call: &mut UnitCall<'_>) -> Begin {
     Task::parameter_data(data, u32::from(cdb.be16(7)))
 }
 
-fn find(page: u8, subpage: u8) -> Result<&'static LogPage, Sense> {
+impl LogPage {
+    /// Whether this unit has the page.
+    fn exists(&self, unit: &LogicalUnit) -> bool {
+        self.0 != LOGICAL_BLOCK_PROVISIONING || unit.provisioning().resources().is_some()
+    }
+}
+
+fn find(unit: &LogicalUnit, page: u8, subpage: u8) -> Result<&'static LogPage, Sense> {
     let mut rows = PAGES
         .iter()
-        .filter(|LogPage(code, ..)| *code == page)
+        .filter(|it| it.0 == page && it.exists(unit))
         .peekable();
     if rows.peek().is_none() {
         return Err(Sense::invalid_field_in_cdb(2, Some(5)));
     }
     rows.find(|LogPage(_, code, _)| *code == subpage)
         .ok_or(Sense::invalid_field_in_cdb(3, None))
+}
+
+/// SBC-3, Available LBA Mapping Resource Count log parameter, in threshold sets.
+fn available_resources(data: &mut ParameterData, unit: &LogicalUnit) {
+    let resources = unit.provisioning().resources();
+    data.put_be32(resources.map_or(0, |resources| resources.available));
+    data.put(&[NOT_DEDICATED, 0, 0, 0]);
+}
+
+/// SBC-3, Used LBA Mapping Resource Count log parameter, in threshold sets.
+fn used_resources(data: &mut ParameterData, unit: &LogicalUnit) {
+    let resources = unit.provisioning().resources();
+    data.put_be32(resources.map_or(0, |resources| resources.used));
+    data.put(&[DEDICATED, 0, 0, 0]);
 }
 
 /// SPC-4, General Access Statistics and Performance log parameter.
@@ -150,6 +187,8 @@ fn informational_exceptions(data: &mut ParameterData, _unit: &LogicalUnit) {
 
 #[cfg(test)]
 mod tests {
+    use crate::backend::Usage;
+    use crate::scsi::News;
     use crate::scsi::testbed::Bench;
 
     fn log_sense(page: u8, subpage: u8, pointer: u8, length: u8) -> [u8; 10] {
@@ -173,6 +212,30 @@ mod tests {
                 (page[0], page[1], follow + 4)
             );
         }
+    }
+
+    #[test]
+    fn space_is_reported_in_threshold_sets_where_it_is_known() {
+        let mut bench = Bench::new(8);
+        bench
+            .read(&log_sense(0x0c, 0, 0, 255), 255)
+            .invalid_field(2, Some(5));
+        let usage = Usage {
+            used: 3 << 20,
+            available: (5 << 20) + 1,
+        };
+        let unit = bench.unit.as_mut().unwrap();
+        let decision = unit.decide_news(&News::Usage(usage));
+        unit.apply(&decision.update.unwrap());
+        let data = bench.read(&log_sense(0x0c, 0, 0, 255), 255).good();
+        assert_eq!(data[..4], [0x8c, 0, 0, 24]);
+        assert_eq!(data[4..16], [0, 1, 3, 8, 0, 0, 0, 5, 2, 0, 0, 0]);
+        assert_eq!(data[16..], [0, 2, 3, 8, 0, 0, 0, 3, 1, 0, 0, 0]);
+        let list = bench.read(&log_sense(0, 0, 0, 255), 255).good();
+        assert_eq!(list, [0x80, 0, 0, 4, 0x00, 0x0c, 0x19, 0x2f]);
+        // The size of a threshold set is told with it, whether there are thresholds or not.
+        let cdb = [0x12, 1, 0xb2, 0, 255, 0];
+        assert_eq!(bench.read(&cdb, 255).good()[4], 11);
     }
 
     #[test]

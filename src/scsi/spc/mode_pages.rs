@@ -65,8 +65,8 @@ pub(super) struct ModePage {
     pub(super) subpage: u8,
     /// Bytes behind the page's header.
     length: u16,
-    /// Writes what is not zero of the bits that never change.
-    fixed: fn(&mut [u8]),
+    /// Writes what is not zero of the bits that MODE SELECT never changes.
+    fixed: fn(&mut [u8], &LogicalUnit),
     changeable: &'static [Changeable],
 }
 
@@ -76,7 +76,7 @@ impl ModePage {
             page,
             subpage,
             length,
-            fixed: |_| {},
+            fixed: |_, _| {},
             changeable: &[],
         }
     }
@@ -116,8 +116,11 @@ pub(super) static PAGES: [ModePage; 9] = [
         fixed: informational_exceptions,
         ..ModePage::new(0x1c, 0, 0x0a)
     },
-    // SBC-3, Logical Block Provisioning: no threshold descriptor.
-    ModePage::new(0x1c, 2, 0x0c),
+    // SBC-3, Logical Block Provisioning: one threshold descriptor.
+    ModePage {
+        fixed: logical_block_provisioning,
+        ..ModePage::new(0x1c, 2, 0x14)
+    },
 ];
 
 /// Longest page behind its header.
@@ -154,17 +157,17 @@ impl ModePage {
             data.put_be16(self.length);
         }
         let bytes = match values {
-            Values::Current => self.values(unit.mode()),
-            Values::Default => self.values(unit.mode_default()),
-            Values::Saved => self.values(unit.mode_saved()),
+            Values::Current => self.values(unit, unit.mode()),
+            Values::Default => self.values(unit, unit.mode_default()),
+            Values::Saved => self.values(unit, unit.mode_saved()),
             Values::Changeable => self.bits(unit.mode_changeable()),
         };
         data.put(&bytes[..usize::from(self.length)]);
     }
 
-    fn values(&self, parameters: ModeParameters) -> [u8; PAGE_BYTES_MAX] {
+    fn values(&self, unit: &LogicalUnit, parameters: ModeParameters) -> [u8; PAGE_BYTES_MAX] {
         let mut bytes = self.bits(parameters);
-        (self.fixed)(&mut bytes);
+        (self.fixed)(&mut bytes, unit);
         bytes
     }
 
@@ -188,7 +191,7 @@ impl ModePage {
         mut parameters: ModeParameters,
         unit: &LogicalUnit,
     ) -> Result<ModeParameters, Sense> {
-        let current = self.values(parameters);
+        let current = self.values(unit, parameters);
         let changeable = self.bits(unit.mode_changeable());
         for ((at, byte), (is, mask)) in (offset..).zip(bytes).zip(current.iter().zip(changeable)) {
             let offending = (byte ^ is) & !mask;
@@ -270,7 +273,7 @@ pub(super) fn select(
 
 /// SPC-4, Control mode page. One task set for each I_T nexus (TST = 001b), which may reorder
 /// without restriction; no bound on how long BUSY lasts; no extended self-test.
-fn control(bytes: &mut [u8]) {
+fn control(bytes: &mut [u8], _unit: &LogicalUnit) {
     const TST_PER_NEXUS: u8 = 0b001 << 5;
     const REORDER: u8 = 0x1 << 4;
     bytes[0] |= TST_PER_NEXUS;
@@ -280,21 +283,45 @@ fn control(bytes: &mut [u8]) {
 
 /// SPC-4, Control Extension mode page: the clock is also set by the host (TCMOS), and SET TIMESTAMP
 /// goes before that (SCSIP).
-fn control_extension(bytes: &mut [u8]) {
+fn control_extension(bytes: &mut [u8], _unit: &LogicalUnit) {
     const TCMOS: u8 = 1 << 2;
     const SCSIP: u8 = 1 << 1;
     bytes[0] = TCMOS | SCSIP;
 }
 
 /// SPC-4, Informational Exceptions Control mode page: no informational exceptions are reported.
-fn informational_exceptions(bytes: &mut [u8]) {
+fn informational_exceptions(bytes: &mut [u8], _unit: &LogicalUnit) {
     const DEXCPT: u8 = 1 << 3;
     bytes[0] = DEXCPT;
 }
 
+/// SBC-3, Logical Block Provisioning mode page: the soft threshold that is enforced, if one is. The
+/// configuration decides about it, so nothing here can be changed.
+fn logical_block_provisioning(bytes: &mut [u8], unit: &LogicalUnit) {
+    const ENABLED: u8 = 1 << 7;
+    /// THRESHOLD ARMING: reached from below; THRESHOLD TYPE is soft, 000b.
+    const INCREASING: u8 = 0b001;
+    const USED_RESOURCES: u8 = 0x02;
+    let thresholds = unit.provisioning().thresholds();
+    let soft = thresholds.and_then(|thresholds| thresholds.soft_used);
+    if let (Some(count), Some([flags, resource, _, _, a, b, c, d])) =
+        (soft, bytes.get_mut(THRESHOLD_AT..THRESHOLD_AT + 8))
+    {
+        (*flags, *resource) = (ENABLED | INCREASING, USED_RESOURCES);
+        [*a, *b, *c, *d] = count.to_be_bytes();
+    }
+}
+
+/// Where the threshold descriptor begins behind the header of its page.
+const THRESHOLD_AT: usize = 12;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Usage;
+    use crate::scsi::News;
+    use crate::scsi::provisioning::{Policy, Threshold};
+    use crate::scsi::testbed::Bench;
 
     #[test]
     fn pages_are_ascending_and_fit_their_buffer() {
@@ -309,9 +336,10 @@ mod tests {
 
     #[test]
     fn each_changeable_bit_is_in_one_page_and_not_among_the_fixed_bits() {
+        let bench = Bench::new(8);
         let mut all = ModeParameters::empty();
         for page in &PAGES {
-            let fixed = page.values(ModeParameters::empty());
+            let fixed = page.values(bench.unit(), ModeParameters::empty());
             for Changeable(byte, bit, name) in page.changeable {
                 assert!(u16::from(*byte) < page.length);
                 assert_eq!(fixed[usize::from(*byte)] & 1 << bit, 0);
@@ -320,5 +348,28 @@ mod tests {
             }
         }
         assert_eq!(all, ModeParameters::all());
+    }
+
+    #[test]
+    fn provisioning_page_reports_the_soft_threshold_that_is_enforced() {
+        let mut bench = Bench::new(8);
+        let sense = [0x5a, 0x08, 0x1c, 2, 0, 0, 0, 0, 255, 0];
+        let data = bench.read(&sense, 255).good();
+        assert_eq!(data[8..12], [0x5c, 2, 0, 0x14]);
+        assert_eq!(data[12..], [0; 20]);
+        let unit = bench.unit.as_mut().unwrap();
+        unit.set_space_policy(Policy {
+            soft: Some(Threshold::Percent(80)),
+            ..Policy::default()
+        });
+        let usage = Usage {
+            used: 1 << 20,
+            available: 99 << 20,
+        };
+        let update = unit.decide_news(&News::Usage(usage)).update.unwrap();
+        unit.apply(&update);
+        let data = bench.read(&sense, 255).good();
+        assert_eq!(data[12..24], [0; 12]);
+        assert_eq!(data[24..], [0x81, 2, 0, 0, 0, 0, 0, 80]);
     }
 }

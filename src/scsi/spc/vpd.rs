@@ -248,7 +248,7 @@ fn logical_block_provisioning(data: &mut ParameterData, unit: &LogicalUnit, _i_t
         }
     }
     let provisioning = if info.unmap && info.thin { THIN } else { 0 };
-    let exponent = if unit.provisioning().has_thresholds() {
+    let exponent = if unit.provisioning().has_threshold_sets() {
         threshold_exponent(info.block_size)
     } else {
         0
