@@ -45,6 +45,8 @@ pub struct Nexus {
     port: PortIdentity,
     /// All ports of the target, by RELATIVE TARGET PORT IDENTIFIER, `port` among them.
     ports: Box<[PortIdentity]>,
+    /// The task management functions of RFC 7144 are there.
+    rfc_7144: bool,
 }
 
 impl Nexus {
@@ -53,7 +55,18 @@ impl Nexus {
             initiator,
             port,
             ports: ports.into_boxed_slice(),
+            rfc_7144: false,
         }
+    }
+
+    /// The same, where the login agreed on iSCSIProtocolLevel 2.
+    pub fn with_rfc_7144(self, rfc_7144: bool) -> Self {
+        Self { rfc_7144, ..self }
+    }
+
+    /// Whether the task management functions of RFC 7144 are there.
+    pub fn rfc_7144(&self) -> bool {
+        self.rfc_7144
     }
 
     pub fn initiator(&self) -> &InitiatorPort {

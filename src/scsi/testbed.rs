@@ -267,6 +267,11 @@ impl Bench {
         self
     }
 
+    /// The session has agreed on iSCSIProtocolLevel 2.
+    pub(super) fn speak_rfc_7144(&mut self) {
+        self.i_t = Arc::new(Nexus::clone(&self.i_t).with_rfc_7144(true));
+    }
+
     /// Changes who asks.
     pub(super) fn set_initiator(&mut self, isid: [u8; 6]) {
         let initiator = InitiatorPort::new("iqn.2026-11.io.example:other", isid);

@@ -60,5 +60,6 @@ pub(super) fn i_t_nexus(negotiated: &Negotiated) -> Option<Nexus> {
         None => PortIdentity::new(target, tag, 1)?,
     };
     let initiator = InitiatorPort::new(negotiated.initiator_name.as_str(), negotiated.isid.0)?;
-    Some(Nexus::new(initiator, own, ports))
+    let level = negotiated.parameters.iscsi_protocol_level;
+    Some(Nexus::new(initiator, own, ports).with_rfc_7144(level >= super::queries::RFC_7144))
 }

@@ -12,7 +12,7 @@ use super::task::State;
 use super::{Answer, Env, Session};
 
 /// The level of RFC 7144 (its §3).
-const RFC_7144: u8 = 2;
+pub(super) const RFC_7144: u8 = 2;
 /// SAM-5 §5.3.2: what a status qualifier counts in is 100 ms; scope 00b, this logical unit.
 const TRY_AGAIN_IN_100_MS: u16 = 0x0001;
 

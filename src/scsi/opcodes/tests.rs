@@ -126,7 +126,7 @@ fn every_bit_outside_the_usage_data_is_an_invalid_field() {
                 let mut cdb = [0; 32];
                 name(row, &mut cdb);
                 cdb[at] |= 1 << bit;
-                let mut info = crate::scsi::testbed::info(512, 8);
+                let mut info = testbed::info(512, 8);
                 info.atomic_write_blocks = 8;
                 info.cryptographic_erase = true;
                 let answer = Bench::with_info(info).run(&cdb, &[], 512);
@@ -139,7 +139,7 @@ fn every_bit_outside_the_usage_data_is_an_invalid_field() {
 #[test]
 fn commands_that_write_are_refused_on_a_read_only_mapping_and_others_are_not() {
     for row in rows() {
-        let mut info = crate::scsi::testbed::info(512, 8);
+        let mut info = testbed::info(512, 8);
         info.atomic_write_blocks = 8;
         info.cryptographic_erase = true;
         let mut bench = Bench::with_info(info);
@@ -240,7 +240,7 @@ proptest! {
         ],
         data_in_bytes in prop_oneof![Just(0), Just(1), Just(512), Just(u32::MAX), any::<u32>()],
     ) {
-        let mut info = crate::scsi::testbed::info(512, BLOCKS);
+        let mut info = testbed::info(512, BLOCKS);
         info.atomic_write_blocks = 64;
         info.cryptographic_erase = true;
         let mut bench = Bench::with_info(info);

@@ -1,8 +1,9 @@
 //! REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS (SPC-4).
 //!
 //! What the transport does (RFC 7143 §11.5.1): ABORT TASK, ABORT TASK SET, CLEAR TASK SET, LOGICAL
-//! UNIT RESET and TARGET RESET. CLEAR ACA has no use where NORMACA is 0. REPD = 1 adds how long
-//! they may take.
+//! UNIT RESET and TARGET RESET, and where the session speaks RFC 7144 also QUERY TASK, QUERY TASK
+//! SET, QUERY ASYNCHRONOUS EVENT and I_T NEXUS RESET. CLEAR ACA has no use where NORMACA is 0. REPD
+//! = 1 adds how long they may take.
 
 use crate::scsi::sense::Sense;
 use crate::scsi::task::{Begin, Task, UnitCall};
@@ -12,6 +13,9 @@ const ALLOCATION_BYTES_MIN: u32 = 4;
 
 /// ATS, ATSS, CTSS, LURS, TRS.
 const SUPPORTED: [u8; 2] = [0b1101_1010, 0];
+
+/// QTS; QAES, QTSS, ITNRS: the functions of RFC 7144 §4.
+const RFC_7144: [u8; 2] = [0b0000_0100, 0b0000_0111];
 
 /// ATSTS, CTSTS, LURTS, TRTS: those that take the long timeout, since they wait for data that other
 /// initiators were asked for.
@@ -32,7 +36,11 @@ pub(in crate::scsi) fn start(call: &mut UnitCall<'_>) -> Begin {
         return Err(Sense::invalid_field_in_cdb(6, None));
     }
     let data = &mut *call.data_in;
-    data.put(&SUPPORTED);
+    if call.i_t.rfc_7144() {
+        data.put(&[SUPPORTED[0] | RFC_7144[0], SUPPORTED[1] | RFC_7144[1]]);
+    } else {
+        data.put(&SUPPORTED);
+    }
     data.put(&[0, 0]);
     if cdb.bit(2, 7) {
         data.put(&[TIMEOUTS_VALID, 0]);
@@ -61,6 +69,13 @@ mod tests {
             data,
             [0xda, 0, 0, 12, 1, 0, 0x5a, 0, 0, 0, 2, 0x58, 0, 0, 0, 100]
         );
+    }
+
+    #[test]
+    fn functions_of_rfc_7144_are_there_where_the_session_has_them() {
+        let mut bench = Bench::new(8);
+        bench.speak_rfc_7144();
+        assert_eq!(bench.read(&report(0, 255), 255).good(), [0xde, 7, 0, 0]);
     }
 
     #[test]
