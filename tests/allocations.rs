@@ -26,6 +26,8 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 const WARM_UP: u32 = 400;
 const MEASURED: u32 = 1000;
+/// Batches of them, one of which leaves the heap alone.
+const ROUNDS: u32 = 5;
 const DEPTH: u32 = 16;
 
 fn configuration() -> String {
@@ -171,11 +173,15 @@ fn reads_and_writes_of_a_warm_session_leave_the_heap_alone() {
             (Way::WriteOnRequest, 128 * 1024),
         ] {
             work(&mut it, way, bytes, WARM_UP);
-            let before = counts();
-            work(&mut it, way, bytes, MEASURED);
-            let after = counts();
-            assert_eq!(
-                after, before,
+            // News of the unit may come meanwhile, from about once a second; what a command takes
+            // would be there every time.
+            let quiet = (0..ROUNDS).any(|_| {
+                let before = counts();
+                work(&mut it, way, bytes, MEASURED);
+                counts() == before
+            });
+            assert!(
+                quiet,
                 "allocations and frees of {MEASURED} × {way:?} of {bytes} bytes, digests: {digests}"
             );
         }

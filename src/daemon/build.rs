@@ -14,6 +14,7 @@ use crate::iscsi::node::{
 };
 use crate::mem::Pages;
 use crate::net::Listener;
+use crate::reactor::fill_random;
 use crate::scsi::asymmetric_access::{AccessState, PortGroup, PortGroups};
 use crate::scsi::copy::token::TokenKey;
 use crate::scsi::provisioning::{OutOfSpace, Policy, Threshold};
@@ -108,7 +109,7 @@ pub(super) fn units(config: &Config, state: &StateDir, hooks: &Hooks) -> Result<
         }
     }
     let mut key = [0; 32];
-    hooks.random()(&mut key);
+    fill_random(&mut key);
     let management_url = config.daemon.management_url.as_deref().map(Arc::from);
     for replica in &mut units.replicas {
         replica.set_token_key(TokenKey::new(key));

@@ -432,7 +432,6 @@ impl Bench {
             }
         }
         nexus.refresh(unit, &self.i_t);
-        self.nexus.refresh(unit, &self.i_t);
         if let Some(what) = &decision.job {
             self.job = Some(Job::new(what, self.unit().info()));
         }
