@@ -123,7 +123,7 @@ impl MemoryDisk {
 
     /// Whether a page, or the part of one that ends the disk, is all zeroes.
     fn is_zero(&self, start: u64, end: u64) -> bool {
-        let mut page = [0; PAGE_BYTES as usize];
+        let mut page = [0; 4096];
         let page = &mut page[..usize::try_from(end - start).expect("at most a page")];
         let at = self.at(start, page.len());
         // SAFETY: `self.at` checked that so many bytes from `at` on are the disk's.

@@ -332,7 +332,7 @@ impl Set {
                 Operation::Write { buf, .. } => disk.write(at, buf),
                 Operation::Flush => {}
                 Operation::LbaStatus { buf, .. } => {
-                    let buf = std::mem::replace(buf, DmaBuf::empty());
+                    let buf = std::mem::take(buf);
                     let scanning = Scanning::new(backing, at, token, buf);
                     return self.scanning.push_back(scanning);
                 }

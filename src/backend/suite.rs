@@ -313,7 +313,7 @@ fn runs_cover_the_device_and_own_up_to_what_was_written(backing: &Arc<Backing>) 
     assert_eq!(driver.run(zero).0, Ok(()));
     let written = [2 * WRITTEN_BYTES, 16 * WRITTEN_BYTES];
     for at in written {
-        let data = vec![0x5a; WRITTEN_BYTES as usize];
+        let data = vec![0x5a; usize::try_from(WRITTEN_BYTES).unwrap()];
         let wrote = driver.write(at / u64::from(size), size, &data, false);
         assert_eq!(wrote, Ok(()));
     }

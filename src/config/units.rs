@@ -229,7 +229,7 @@ fn read_thin(mut section: Section<'_>, backend: Option<&Backend>) -> Thin {
         capacity: section.size("capacity").map(|size| size.value),
         out_of_space: section
             .choice("out_of_space", &OUT_OF_SPACE)
-            .map_or(OutOfSpace::default(), |choice| choice.value),
+            .map_or_else(OutOfSpace::default, |choice| choice.value),
     };
     let silent = matches!(backend, Some(Backend::Null { .. } | Backend::Block { .. }));
     let at = ["soft_threshold", "capacity"];

@@ -231,7 +231,8 @@ pub(super) fn is_held(frozen: &[Held], core: usize, request: &Request) -> bool {
     let reads = matches!(request.operation, Operation::Read { .. });
     let (lba, blocks) = Operation::range(&request.operation);
     frozen.iter().any(|Held { freeze, .. }| {
-        if !changes && !(reads && freeze.reads) {
+        let concerned = changes || reads && freeze.reads;
+        if !concerned {
             return false;
         }
         let Owner {

@@ -325,7 +325,7 @@ impl LogicalUnit {
         let default = self.mode_default();
         let changeable = self.mode_changeable();
         let saved = self.kept.mode.unwrap_or(default);
-        saved & changeable | default - changeable
+        saved & changeable | (default - changeable)
     }
 
     pub(super) fn set_mode(&mut self, mode: ModeParameters) {
@@ -523,7 +523,9 @@ impl LogicalUnit {
             return None;
         }
         if self.ready == ReadyState::Ready && self.kept.sanitize.is_some() {
-            return self.sanitize_in_progress().or(self.sanitize_failed());
+            return self
+                .sanitize_in_progress()
+                .or_else(|| self.sanitize_failed());
         }
         let additional = match self.ready {
             ReadyState::NotReady(reason) => reason.additional_sense(),

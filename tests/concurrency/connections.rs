@@ -92,7 +92,7 @@ fn works(mut it: TcpInitiator, part: u64, rounds: u32) -> JoinHandle<TcpInitiato
             let lba = |n: usize| part * 2048 + 64 * n as u64;
             let writes: Vec<_> = (0..DEPTH)
                 .map(|n| {
-                    let bytes = pattern(bytes as usize, seed + (n as u32) * 7);
+                    let bytes = pattern(bytes as usize, seed + u32::try_from(n).unwrap() * 7);
                     let data = if n % 2 == 0 {
                         DataOut::new(bytes)
                     } else {
@@ -116,7 +116,7 @@ fn works(mut it: TcpInitiator, part: u64, rounds: u32) -> JoinHandle<TcpInitiato
                 let Event::Scsi { outcome, .. } = it.wait(task).unwrap() else {
                     panic!("no answer to a read");
                 };
-                let expected = pattern(bytes as usize, seed + (n as u32) * 7);
+                let expected = pattern(bytes as usize, seed + u32::try_from(n).unwrap() * 7);
                 assert!(outcome.data_in == expected, "part {part}, round {round}");
             }
         }

@@ -155,7 +155,7 @@ impl Crowd {
                 other,
             } => {
                 let cid = self.lines[usize::from(other) % self.lines.len()].cid;
-                let mut bhs = self.header(0x06, FINAL | reason % 4, 100, true, 0);
+                let mut bhs = self.header(0x06, FINAL | (reason % 4), 100, true, 0);
                 bhs[20..22].copy_from_slice(&cid.to_be_bytes());
                 self.give(line, &bhs, 0, u16::MAX);
             }

@@ -97,7 +97,7 @@ fn write_down(options: &Options, name: &str, outcome: &ScsiOutcome) -> io::Resul
 }
 
 fn from_hex(text: &str) -> Result<Vec<u8>, Box<dyn Error>> {
-    if !text.is_ascii() || text.len() % 2 != 0 {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
         return Err(format!("not hexadecimal: {text}").into());
     }
     (0..text.len() / 2)

@@ -327,7 +327,11 @@ fn main() -> ExitCode {
     let mut bench = Bench::new();
     // The Login Response, then what every new nexus is told first (TEST UNIT READY until GOOD is
     // not needed: a unit attention would fail the first command below).
-    while bench.session.transmit_queue(ConnectionIndex::LEADING).len() > 0 {
+    while !bench
+        .session
+        .transmit_queue(ConnectionIndex::LEADING)
+        .is_empty()
+    {
         let len = bench.session.transmit_queue(ConnectionIndex::LEADING).len();
         bench.session.sent(ConnectionIndex::LEADING, bench.now, len);
     }

@@ -104,12 +104,12 @@ impl Session {
         env: &mut Env<'_>,
         on: ConnectionIndex,
         bhs: &crate::pdu::Bhs,
-        kind: Kind,
+        kind: &Kind,
         sink: Sink,
     ) {
         match kind {
-            Kind::Nop(nop) => self.end_nop_out(env, on, &nop, sink),
-            Kind::Text(text) => self.end_text(env, on, bhs, &text),
+            Kind::Nop(nop) => self.end_nop_out(env, on, nop, sink),
+            Kind::Text(text) => self.end_text(env, on, bhs, text),
             Kind::Header => match bhs.opcode() {
                 Ok(Opcode::TaskManagementRequest) => self.task_management(env, on, bhs),
                 Ok(Opcode::LogoutRequest) => self.logout_request(env, on, bhs),

@@ -40,7 +40,7 @@ impl Session {
         // RFC 7143 §11.18.1: an answer to our ping has no CmdSN of its own.
         let answer = matches!(&kind, Kind::Nop(nop) if nop.itt.is_reserved());
         if bhs.immediate() || answer {
-            self.serve(env, on, &bhs, kind, sink);
+            self.serve(env, on, &bhs, &kind, sink);
             return;
         }
         let cmd_sn = bhs.cmd_sn();
@@ -49,7 +49,7 @@ impl Session {
             return;
         }
         match self.window.place(cmd_sn) {
-            Place::Next => self.serve(env, on, &bhs, kind, sink),
+            Place::Next => self.serve(env, on, &bhs, &kind, sink),
             Place::Ahead(_) if *self.held_at(cmd_sn) != HeldCommand::Missing => {
                 self.counters.ignored_pdus += 1;
             }
@@ -78,7 +78,7 @@ impl Session {
             unreachable!("a place that is marked has its request");
         };
         let held = self.held_requests.swap_remove(at);
-        self.serve(env, held.on, &held.bhs, held.kind, held.sink);
+        self.serve(env, held.on, &held.bhs, &held.kind, held.sink);
     }
 
     /// A connection has left: what it has taken with it may come again on another one.

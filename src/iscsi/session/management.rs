@@ -78,16 +78,16 @@ impl Session {
                 self.reset(env, on, request, units, condition, target.filter(|_| cold));
             }
             TaskManagementFunction::QueryTask if self.has_rfc_7144() => {
-                self.query_task(on, &request);
+                self.query_task(on, request);
             }
             TaskManagementFunction::QueryTaskSet if self.has_rfc_7144() => {
-                self.query_task_set(on, &request);
+                self.query_task_set(on, request);
             }
             TaskManagementFunction::ITNexusReset if self.has_rfc_7144() => {
-                self.reset_nexus(env, on, &request);
+                self.reset_nexus(env, on, request);
             }
             TaskManagementFunction::QueryAsynchronousEvent if self.has_rfc_7144() => {
-                self.query_asynchronous_event(on, &request);
+                self.query_asynchronous_event(on, request);
             }
             // NORMACA = 0: there is no ACA to clear. ErrorRecoveryLevel 0: nothing to reassign.
             TaskManagementFunction::ClearAca => {

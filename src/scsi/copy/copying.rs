@@ -176,7 +176,7 @@ impl Copying {
             }
             (Phase::Writing { bytes }, Some(Event::Completed { result, buf })) => {
                 self.check(result, Access::Write)?;
-                self.scratch = buf.or(self.scratch.take());
+                self.scratch = buf.or_else(|| self.scratch.take());
                 self.done += bytes;
             }
             (_, Some(event)) => wrong_event("a third-party copy", &event),

@@ -135,7 +135,7 @@ fn length(bytes: u32) -> usize {
 }
 
 fn parse_cscds(list: &[u8]) -> Result<Vec<Cscd>, Sense> {
-    if list.len() % CSCD_BYTES != 0 {
+    if !list.len().is_multiple_of(CSCD_BYTES) {
         return Err(TRUNCATED);
     }
     if list.len() / CSCD_BYTES > usize::from(CSCD_DESCRIPTORS_MAX) {

@@ -23,7 +23,8 @@ use crate::scsi::task::{Begin, Event, Machine, Step, Task, Transfer, UnitCall, w
 const HEADER_BYTES: u16 = 4;
 const DESCRIPTOR_BYTES: u16 = 4;
 /// A longer list names some group twice.
-const LIST_BYTES_MAX: u32 = 4 + 4 * PORT_GROUPS_MAX as u32;
+const LIST_BYTES_MAX: u32 = 4 + 4 * 256;
+const _: () = assert!(LIST_BYTES_MAX as usize == 4 + 4 * PORT_GROUPS_MAX);
 
 /// Where PARAMETER LIST LENGTH stands in the CDB.
 const LIST_LENGTH_AT: u16 = 6;

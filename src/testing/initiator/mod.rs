@@ -38,7 +38,6 @@ use crate::testing::Violation;
 use login::LoginPhase;
 use serials::Serials;
 use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
 use task::ScsiTask;
 use wire::{Digests, Inbox};
 
@@ -200,7 +199,7 @@ impl Initiator {
             inbox: Inbox::default(),
             digests: Digests::default(),
             serials: match &config.joins {
-                Some(joins) => Serials::joining(Arc::clone(&joins.cmd_sn)),
+                Some(joins) => Serials::joining(&joins.cmd_sn),
                 None => Serials::new(config.cmd_sn),
             },
             negotiated: Negotiated::default(),

@@ -97,9 +97,9 @@ impl Serials {
     }
 
     /// Those of a further connection of a session.
-    pub(super) fn joining(shared: Arc<SharedCmdSn>) -> Self {
+    pub(super) fn joining(shared: &Arc<SharedCmdSn>) -> Self {
         Self {
-            shared: Arc::clone(&shared),
+            shared: Arc::clone(shared),
             ..Self::new(shared.next())
         }
     }
