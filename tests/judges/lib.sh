@@ -10,7 +10,8 @@
 #   judge NAME                  begin: makes the directory $W, arms the cleaning up
 #   subject_target NAME [KEY=VALUE...]
 #                               backend=memory|file|null size=MIB block_size=N
-#                               read_only=true removable=true (the unit)
+#                               read_only=true removable=true explicit_alua=true
+#                               long_cdbs=true (the unit)
 #                               lun_read_only=true (its mapping) chap=USER:SECRET
 #                               also=NAME (another target's unit as the next LUN)
 #                               mutual=USER:SECRET header_digest=optional|required|off
@@ -176,7 +177,7 @@ subject_config_daemon() {
             echo "[[logical_unit]]"
             echo "name = \"$name\""
             echo "block_size = $(spec "$name" block_size 512)"
-            for kv in read_only removable physical_block_size; do
+            for kv in read_only removable physical_block_size explicit_alua long_cdbs; do
                 [ -z "$(spec "$name" $kv)" ] || echo "$kv = $(spec "$name" $kv)"
             done
             if [ "$backend" = file ]; then
