@@ -93,13 +93,17 @@ impl Reactor {
     /// Holds what would change these blocks from now on.
     pub(super) fn freeze(&mut self, freeze: Freeze) {
         let Freeze {
-            unit, lba, blocks, ..
+            unit,
+            lba,
+            blocks,
+            reads,
+            ..
         } = freeze;
         let mut waits_for = Vec::new();
         for (at, entry) in self.sessions.iter().enumerate() {
             let index = SessionIndex(u16::try_from(at).expect("a table of u16"));
             if let Some(entry) = entry {
-                let tasks = entry.session.changing(unit, lba, blocks);
+                let tasks = entry.session.in_the_way(unit, lba, blocks, reads);
                 waits_for.extend(tasks.map(|task| (index, task)));
             }
         }
@@ -121,8 +125,8 @@ impl Reactor {
                 continue;
             }
             let mut waits_for = std::mem::take(&mut self.frozen[at].waits_for);
-            waits_for.retain(|(index, task)| self.is_under_way(*index, *task));
             let freeze = self.frozen[at].freeze;
+            waits_for.retain(|(index, task)| self.is_in_the_way(&freeze, *index, *task));
             if waits_for.is_empty() || !self.lent.guards.hold(Guard::FreezeWaitsForDevice) {
                 self.frozen[at].acknowledged = true;
                 let home = self.home_of(freeze.unit);
@@ -133,18 +137,20 @@ impl Reactor {
         }
     }
 
-    /// The operation that the task had at a device when it was asked about is still there: not
-    /// ended, and not one that is held here.
-    fn is_under_way(&mut self, index: SessionIndex, task: TaskId) -> bool {
+    /// The task still has an operation at a device that the freeze has to wait for, and not one
+    /// that is held here.
+    fn is_in_the_way(&mut self, freeze: &Freeze, index: SessionIndex, task: TaskId) -> bool {
         let tag = session::pack(index, task);
         let held = self.held.iter().any(|request| request.token.tag() == tag);
         let unsent = self.lent.requests.iter();
         let unsent = unsent.map(|request| request.token.tag()).any(|t| t == tag);
         !held
             && !unsent
-            && self
-                .entry(index)
-                .is_some_and(|entry| entry.session.is_at_device(task))
+            && self.entry(index).is_some_and(|entry| {
+                let (unit, lba, blocks) = (freeze.unit, freeze.lba, freeze.blocks);
+                let mut tasks = entry.session.in_the_way(unit, lba, blocks, freeze.reads);
+                tasks.any(|one| one == task)
+            })
     }
 
     /// A core holds the blocks.

@@ -197,6 +197,9 @@ impl Reactor {
         let Some(Deciding { asker, decision }) = home.deciding.take() else {
             unreachable!("one change of a unit is decided at a time");
         };
+        // Those that were on their way when their tasks were aborted: each core's come before its
+        // acknowledgement.
+        self.drop_aborted_asks(unit, asker, &decision);
         if let Some(what) = &decision.job {
             self.begin_job(unit, what);
         }

@@ -201,8 +201,17 @@ impl LogicalUnit {
                 if let Some(sense) = self.sanitize_in_progress() {
                     return Err(check_condition(sense));
                 }
+                // SBC-4 §4.11.1: what failed in the restricted mode is not left by another
+                // operation that could be left without success.
+                let restricted = |kept: &KeptSanitize| kept.failed && !kept.what.unrestricted_exit;
+                if what.unrestricted_exit && self.kept.sanitize.as_ref().is_some_and(restricted) {
+                    return Err(check_condition(Sense::invalid_field_in_cdb(1, Some(5))));
+                }
                 Decision {
                     job: Some(what.clone()),
+                    // SBC-3 §4.11: nothing that was let in before has a place behind it; what a
+                    // copy has read would come back.
+                    abort: Whom::Everyone,
                     ..Decision::kept(Update::Sanitizing(what.clone()))
                 }
             }

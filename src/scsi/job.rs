@@ -187,12 +187,15 @@ impl Job {
     /// Fills a buffer of whole blocks with the pattern of the pass.
     fn filled(&self, mut buf: DmaBuf) -> DmaBuf {
         let SanitizeMethod::Overwrite {
-            pattern, invert, ..
+            pattern,
+            invert,
+            count,
         } = &self.method
         else {
             return buf;
         };
-        let inverted = *invert && self.pass % 2 == 1;
+        // SBC-3, INVERT: every second pass, so that the last one is the pattern itself.
+        let inverted = *invert && (*count - self.pass) % 2 == 0;
         let flip = if inverted { 0xff } else { 0 };
         let bytes = usize::try_from(self.block_size).expect("at most 4096");
         let block: Vec<u8> = pattern
@@ -323,17 +326,42 @@ mod tests {
     }
 
     #[test]
+    fn every_second_pass_is_inverted_and_never_the_last() {
+        let pool = Pool::new(1 << 20, Pages::Normal).unwrap();
+        for (count, passes) in [
+            (1, &[0x0f][..]),
+            (2, &[0xf0, 0x0f]),
+            (3, &[0x0f, 0xf0, 0x0f]),
+        ] {
+            let what = Sanitize {
+                method: SanitizeMethod::Overwrite {
+                    pattern: vec![0x0f],
+                    count,
+                    invert: true,
+                },
+                unrestricted_exit: false,
+            };
+            let mut job = Job::new(&what, &testbed::info(512, BLOCKS));
+            for (pass, byte) in (0..).zip(passes) {
+                job.pass = pass;
+                let filled = job.filled(pool.alloc(512).unwrap());
+                assert!(filled.slices().flatten().all(|one| one == byte), "{count}");
+            }
+        }
+    }
+
+    #[test]
     fn overwrite_repeats_the_pattern_over_each_block_and_inverts_every_second_pass() {
         let info = testbed::info(512, BLOCKS);
         let pattern: Vec<u8> = (1..=200).collect();
-        for (count, invert, flip) in [(1, true, 0), (2, true, 0xff), (3, true, 0), (2, false, 0)] {
+        for (count, invert) in [(1, true), (2, true), (3, true), (2, false)] {
             let method = SanitizeMethod::Overwrite {
                 pattern: pattern.clone(),
                 count,
                 invert,
             };
             let (disk, seen, _) = run(method, &info);
-            let block: Vec<u8> = pattern.iter().cycle().take(512).map(|b| b ^ flip).collect();
+            let block: Vec<u8> = pattern.iter().cycle().take(512).copied().collect();
             assert!(disk.chunks(512).all(|one| one == block), "{count} {invert}");
             let flushes = seen.iter().filter(|op| matches!(op, Operation::Flush));
             assert_eq!(flushes.count(), usize::from(count));

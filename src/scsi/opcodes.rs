@@ -536,7 +536,7 @@ static TABLE: &[Opcode] = &[
         &[0xa4, 0x0a, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
         Out, QUICK, Unit(spc::set_target_port_groups::start))
         .with_service_action()
-        .with_gates(Gates::PASSES_NOT_READY.union(Gates::NEEDS_EXPLICIT_ACCESS)),
+        .with_gates(SETTINGS.union(Gates::NEEDS_EXPLICIT_ACCESS)),
     Opcode::new("SET TIMESTAMP",
         &[0xa4, 0x0f, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
         Out, QUICK, Unit(spc::timestamp::set))

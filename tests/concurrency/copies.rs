@@ -184,3 +184,23 @@ fn an_aborted_copy_writes_no_further_piece() {
     assert!(behind == vec![0; BLOCK as usize]);
     assert_eq!(copy_status(&mut it), 2);
 }
+
+/// Each reset reaches the copy at both of its units, and all of them wait for the same piece.
+#[test]
+fn many_resets_of_the_target_reach_one_copy() {
+    let served = Served::start(config());
+    let mut it = served.session(login());
+    served.faults[1].hold_writes(true);
+    let copy = extended_copy(&mut it);
+    until(&mut it, || served.faults[1].held() == 1);
+    let resets: Vec<_> = (0..8)
+        .map(|_| manage(&mut it, Function::TargetWarmReset, 0, None))
+        .collect();
+    settle(&mut [&mut it]);
+    served.faults[1].hold_writes(false);
+    for reset in resets {
+        assert_eq!(response(&mut it, reset), Code::FunctionComplete);
+    }
+    assert!(matches!(it.wait(copy).unwrap(), Event::Aborted { .. }));
+    it.clear_unit_attentions(0).unwrap();
+}

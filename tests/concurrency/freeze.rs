@@ -263,3 +263,36 @@ fn an_atomic_write_is_seen_whole_by_readers_on_every_core() {
         assert_eq!(outcome.data_in, new[from..from + BLOCK as usize]);
     }
 }
+
+/// QERR = 01b: a command that ends with CHECK CONDITION aborts the others of its task set, among
+/// them one that waits for the blocks that it has frozen itself.
+#[test]
+fn a_miscompare_that_aborts_the_next_compare_holds_nothing_up() {
+    for core in [0, 1] {
+        let served = Served::start(two_cores());
+        let mut comparer = served.session_on(core, login(), &[0]);
+        let mut writer = served.session_on(1 - core, other(1), &[0]);
+        let sense = [0x1a, 0x08, 0x0a, 0, 16, 0];
+        let sense = Scsi::new(0, &sense, Direction::In(16));
+        let mut list = comparer.execute_good(sense).unwrap().data_in;
+        list[..4].fill(0);
+        list[4] &= 0x7f;
+        list[4 + 3] = list[4 + 3] & !0x06 | 0x02;
+        let select = [0x15, 0x10, 0, 0, 16, 0];
+        let select = Scsi::new(0, &select, Direction::Out(DataOut::new(list)));
+        comparer.execute_good(select).unwrap();
+        writer.clear_unit_attentions(0).unwrap();
+        served.faults[0].hold_writes(true);
+        let held = write(&mut writer, 0, LBA, block(1));
+        until(&mut writer, || served.faults[0].held() == 1);
+        let first = start_compare(&mut comparer, 7, 8);
+        let second = start_compare(&mut comparer, 7, 9);
+        settle(&mut [&mut comparer, &mut writer]);
+        served.faults[0].hold_writes(false);
+        assert!(good(&writer.wait(held).unwrap()));
+        assert_eq!(sense_of(&comparer.wait(first).unwrap()), MISCOMPARE);
+        let after = write(&mut writer, 0, LBA, block(2));
+        assert!(good(&writer.wait(after).unwrap()));
+        assert!(!comparer.has_ended(second), "it was aborted");
+    }
+}

@@ -85,9 +85,38 @@ fn a_sanitize_without_immed_is_answered_at_its_end() {
         it.execute_good(Scsi::new(0, &overwrite, Direction::Out(DataOut::new(list))))
             .unwrap();
         let read = it.read_blocks(0, 7, 8, BLOCK).unwrap();
-        // Two passes, the second one inverted.
-        let inverted: Vec<u8> = b"wipe".iter().map(|byte| !byte).collect();
-        assert!(read.chunks(4).all(|word| word == inverted));
+        // Two passes, the first one inverted.
+        assert!(read.chunks(4).all(|word| word == b"wipe"));
         it.logout().unwrap();
+    }
+}
+
+/// What was let in before is aborted, and what of it is at a device is waited for: nothing lands
+/// behind the operation.
+#[test]
+fn a_sanitize_waits_for_what_is_at_a_device_and_aborts_the_rest() {
+    for core in [0, 1] {
+        let served = Served::start(two_cores());
+        let mut asker = served.session_on(core, login(), &[0, 1]);
+        let mut writer = served.session_on(1 - core, other(1), &[0, 1]);
+        let mut other_there = served.session_on(1 - core, other(2), &[0, 1]);
+        fill(&mut asker);
+        served.faults[0].hold_writes(true);
+        let at_device = write(&mut writer, 0, 7, DataOut::new(pattern(BLOCK as usize, 2)));
+        until(&mut writer, || served.faults[0].held() == 1);
+        let erase = Scsi::new(0, &BLOCK_ERASE, Direction::None);
+        let erase = asker.submit(Command::Scsi(erase)).unwrap();
+        let applied = (0..ROUND_TRIPS_MAX).any(|_| sense(&mut other_there) == IN_PROGRESS);
+        assert!(applied, "every core keeps others out");
+        settle(&mut [&mut asker, &mut writer]);
+        assert_eq!(served.faults[0].held(), 1, "it has not begun");
+        served.faults[0].hold_writes(false);
+        let ended = asker.wait(erase).unwrap();
+        assert!(matches!(ended, Event::Scsi { outcome, .. } if outcome.is_good()));
+        settle(&mut [&mut writer]);
+        assert!(!writer.has_ended(at_device), "it was aborted");
+        assert_eq!(sense(&mut writer), None);
+        let after = writer.read_blocks(0, 7, 8, BLOCK).unwrap();
+        assert!(after.iter().all(|byte| *byte == 0));
     }
 }

@@ -493,6 +493,9 @@ impl Session {
             let task = self.tasks.slot(slot).expect("it aborts others only");
             task.state = State::Clearing;
             task.verdict = Some(outcome);
+            // What it has aborted may wait for the blocks that it keeps from others.
+            let (id, freeze) = (task.id, task.freeze.take());
+            self.thaw(env, id, freeze);
             return;
         }
         let task = self.tasks.slot(slot).expect("callers have found it");
@@ -593,15 +596,21 @@ impl Session {
         if let Some(scsi) = task.scsi.take() {
             scsi.abandon(&mut self.copies);
         }
-        if let Some(unit) = task.freeze {
+        let freeze = task.freeze.take();
+        self.thaw(env, task.id, freeze);
+        self.grant(env);
+        task
+    }
+
+    /// Lets others change the blocks again that a task has kept from them.
+    fn thaw(&self, env: &mut Env<'_>, task: TaskId, freeze: Option<UnitIndex>) {
+        if let Some(unit) = freeze {
             env.effects.push(Effect::Thaw {
                 session: self.index,
-                task: task.id,
+                task,
                 unit,
             });
         }
-        self.grant(env);
-        task
     }
 
     /// Forgets a command that never counted.
@@ -670,15 +679,28 @@ fn reject(reason: RejectReason) -> (Kind, Sink) {
 }
 
 /// The CDB with its extension, if the command carries one (RFC 7143 §11.2.2.3). `None`: longer than
-/// any command that we know, or malformed.
+/// any command that we know, malformed, or cut short: what did not come must not pass for zeroes.
 fn full_cdb(command: &ScsiCommand, header: &Header) -> Option<Cdb> {
+    let mut extension: &[u8] = &[];
     for ahs in header.ahs.iter() {
-        if let Ahs::ExtendedCdb(extension) = ahs.ok()? {
-            return Cdb::with_extended(&command.cdb, extension);
+        if let Ahs::ExtendedCdb(bytes) = ahs.ok()? {
+            extension = bytes;
+            break;
         }
     }
-    Some(Cdb::new(&command.cdb))
+    if command.cdb[0] == VARIABLE_LENGTH {
+        // SPC-4, variable length CDB: ADDITIONAL CDB LENGTH counts what is behind it.
+        let announced = VARIABLE_LENGTH_HEADER + usize::from(command.cdb[7]);
+        if command.cdb.len() + extension.len() < announced {
+            return None;
+        }
+    }
+    Cdb::with_extended(&command.cdb, extension)
 }
+
+/// The operation code of CDBs that say how long they are, and the bytes up to where they say it.
+const VARIABLE_LENGTH: u8 = 0x7f;
+const VARIABLE_LENGTH_HEADER: usize = 8;
 
 fn attribute(wire: TaskAttribute) -> scsi::TaskAttribute {
     match wire {
@@ -686,5 +708,21 @@ fn attribute(wire: TaskAttribute) -> scsi::TaskAttribute {
         TaskAttribute::Ordered => scsi::TaskAttribute::Ordered,
         TaskAttribute::HeadOfQueue => scsi::TaskAttribute::HeadOfQueue,
         TaskAttribute::Aca => scsi::TaskAttribute::Aca,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bench::{Answer, Bench};
+    use crate::pdu::Opcode;
+
+    #[test]
+    fn a_long_cdb_that_is_cut_short_is_rejected() {
+        let mut bench = Bench::new();
+        let mut cdb = [0; 16];
+        (cdb[0], cdb[7], cdb[9]) = (0x7f, 0x18, 0x0d);
+        bench.send(&Bench::command(1, 0, cdb, 512), &[0; 512]);
+        assert_eq!(bench.answers(), [Answer::Other(Opcode::Reject)]);
+        assert!(bench.requests.is_empty() && bench.session.is_drained());
     }
 }

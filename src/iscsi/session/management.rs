@@ -424,7 +424,10 @@ impl Session {
             if !env.guards.hold(Guard::AbortKeepsEarlierWaiter) {
                 task.aborted_by.clear();
             }
-            task.aborted_by.push(by);
+            // A reset of several units reaches a copy once for each that it touches.
+            if !task.aborted_by.contains(&by) {
+                task.aborted_by.push(by);
+            }
             task.tells_aborted = false;
         }
         task.aborted = true;

@@ -601,17 +601,25 @@ impl Session {
         self.luns.iter().map(|mapped| mapped.unit)
     }
 
-    /// The tasks whose operation at a device changes some of these blocks.
-    pub fn changing(&self, unit: UnitIndex, lba: u64, blocks: u64) -> impl Iterator<Item = TaskId> {
+    /// The tasks whose operation at a device changes some of these blocks; with `reads`, all that
+    /// have something at the device of the unit: where a READ is at the moment is not looked at.
+    pub fn in_the_way(
+        &self,
+        unit: UnitIndex,
+        lba: u64,
+        blocks: u64,
+        reads: bool,
+    ) -> impl Iterator<Item = TaskId> {
+        let addresses = move |task: &task::Task| {
+            let mapped = task.mapped.and_then(|at| self.luns.get(usize::from(at)));
+            mapped.is_some_and(|mapped| mapped.unit == unit)
+        };
         self.tasks
             .iter()
-            .filter(move |task| task.changes(unit, lba, blocks))
+            .filter(move |task| {
+                task.changes(unit, lba, blocks) || reads && task.at_device() && addresses(task)
+            })
             .map(|task| task.id)
-    }
-
-    /// Whether a task is there and at a device, aborted or not.
-    pub fn is_at_device(&mut self, task: TaskId) -> bool {
-        self.tasks.find(task).is_some_and(|task| task.at_device())
     }
 
     /// Whether a task was aborted.

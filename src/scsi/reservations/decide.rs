@@ -300,7 +300,7 @@ impl Reservations {
         let victims: Arc<[Registrant]> = self
             .registrations
             .iter()
-            .filter(|one| is_victim(one))
+            .filter(|one| is_victim(one) && !(takes_over && one.registrant == *own))
             .map(|one| one.registrant.clone())
             .collect();
         let mut effects = Effects::default();

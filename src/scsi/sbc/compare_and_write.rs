@@ -79,7 +79,8 @@ impl CompareAndWrite {
                 Ok(Step::Freeze {
                     lba: self.lba,
                     blocks: u64::from(self.blocks),
-                    reads: false,
+                    // A reader sees all of the blocks before it or after it.
+                    reads: true,
                 })
             }
             Event::Frozen => match self.scratch.take() {

@@ -77,7 +77,7 @@ impl OrWrite {
                 Ok(Step::Freeze {
                     lba: self.lba,
                     blocks: u64::from(self.blocks),
-                    reads: false,
+                    reads: true,
                 })
             }
             Event::Frozen => match self.scratch.take() {

@@ -289,10 +289,11 @@ impl Model {
             Some((_, holder)) => self.keys[&holder] == victim,
         };
         let hit = |key: &u64| victim == 0 || *key == victim;
+        // Who takes over stays registered and is no victim.
         let victims: BTreeSet<Nexus> = self
             .keys
             .iter()
-            .filter(|(_, key)| hit(key))
+            .filter(|(id, key)| hit(key) && !(takes_over && **id == me))
             .map(|(id, _)| *id)
             .collect();
         if takes_over {
