@@ -13,14 +13,20 @@
 //!
 //! Unmapped pages go back to the kernel; what is unmapped reads as zeroes. Long zeroings are cut
 //! into steps by the caller ([`ZERO_STEP_BYTES`]) so that no turn of a core takes long.
+//!
+//! A page is the disk's own from the first write to it until it is unmapped or zeroed whole
+//! ([`PageMap`]): that is what usage counts, what may be written at the limit, and what GET LBA
+//! STATUS reports as mapped. Reading takes nothing.
+
+mod pages;
 
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
 
+use self::pages::PageMap;
 use super::request::Usage;
 use super::spec::OpenError;
 use crate::mem::{DmaBuf, Region};
@@ -28,20 +34,19 @@ use crate::mem::{DmaBuf, Region};
 /// The most bytes that one call of [`MemoryDisk::zero`] should be given by a data core.
 pub(super) const ZERO_STEP_BYTES: u64 = 32 << 20;
 
-/// Bytes that one call of [`MemoryDisk::scan`] may look at: well below a millisecond.
-pub(super) const SCAN_STEP_BYTES: u64 = 1 << 20;
+/// Bytes of the disk that one call of [`MemoryDisk::run`] looks at: 128 KiB of bits, some 10 µs.
+const RUN_BYTES_MAX: u64 = 4 << 30;
 
 /// Bytes from the start of a request that are prefetched.
 const PREFETCH_BYTES: u64 = 4096;
 const CACHE_LINE_BYTES: usize = 64;
 const PAGE_BYTES: u64 = 4096;
-/// Pages whose residency is asked for in one call.
-const RESIDENCY_PAGES: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(super) struct MemoryDisk {
     region: Region,
     bytes: u64,
+    written: PageMap,
     /// What would take more memory is refused.
     limit_reached: AtomicBool,
 }
@@ -52,6 +57,7 @@ impl MemoryDisk {
         Ok(Self {
             region: Region::sparse(len)?,
             bytes,
+            written: PageMap::new(bytes.div_ceil(PAGE_BYTES))?,
             limit_reached: AtomicBool::new(false),
         })
     }
@@ -78,116 +84,65 @@ impl MemoryDisk {
             // SAFETY: stays inside the range that `self.at` checked, or one past its end.
             at = unsafe { at.add(slice.len()) };
         }
+        // Behind the copy: what is given back at the same time must not be left unmarked.
+        self.written
+            .set(pages_of(offset..offset + buf.len() as u64));
     }
 
     /// Makes `range` read as zeroes and gives whole pages of it back to the kernel.
     pub(super) fn zero(&self, range: Range<u64>) {
-        let pages = range.start.next_multiple_of(PAGE_BYTES)..range.end / PAGE_BYTES * PAGE_BYTES;
+        // The page that the disk ends in is whole as far as the disk goes.
+        let last = if range.end == self.bytes {
+            range.end.next_multiple_of(PAGE_BYTES)
+        } else {
+            range.end / PAGE_BYTES * PAGE_BYTES
+        };
+        let pages = range.start.next_multiple_of(PAGE_BYTES)..last;
         if pages.start >= pages.end {
             self.zero_bytes(range.start, range.end);
             return;
         }
         self.zero_bytes(range.start, pages.start);
         self.zero_bytes(pages.end, range.end);
-        let len = usize::try_from(pages.end - pages.start).expect("inside a mapping");
-        let at = self.at(pages.start, len);
-        // SAFETY: whole pages inside our own anonymous mapping; racing copies of other cores see
-        // their old contents or zeroes, and never through references.
-        let given_back = unsafe { madvise(at.as_ptr().cast(), len, Advice::LinuxDontNeed) };
+        let bytes = |end: u64| usize::try_from(end - pages.start).expect("inside a mapping");
+        let at = self.at(pages.start, bytes(pages.end.min(self.bytes)));
+        self.written.clear(pages_of(pages.clone()));
+        // SAFETY: whole pages inside our own anonymous mapping, which is whole pages long; racing
+        // copies of other cores see their old contents or zeroes, and never through references.
+        let given_back =
+            unsafe { madvise(at.as_ptr().cast(), bytes(pages.end), Advice::LinuxDontNeed) };
         if given_back.is_err() {
             // Locked pages (mlockall) cannot be given back; they are zeroed where they are.
-            self.zero_bytes(pages.start, pages.end);
+            self.overwrite_with_zeroes(pages.start, pages.end.min(self.bytes));
         }
     }
 
-    /// Looks from `at` (and at the whole page that it is in) to `end` for the first page whose
-    /// answer to "is there anything but zeroes?" is not `mapped`. Returns where that is, or `end`,
-    /// and the answer that holds up to there; with `mapped` absent the first page gives it.
-    ///
-    /// What was written is not kept track of, which would cost each write: a page of zeroes counts
-    /// as unmapped, since SBC-3 lets a device unmap such blocks by itself at any time where
-    /// unmapped blocks read as zeroes (autonomous LBA transitions).
-    pub(super) fn scan(&self, range: Range<u64>, mapped: Option<bool>) -> (u64, bool) {
-        let (mut at, mut known) = (range.start, mapped);
-        while at < range.end {
-            let page = at / PAGE_BYTES * PAGE_BYTES;
-            let end = (page + PAGE_BYTES).min(self.bytes);
-            let here = !self.is_zero(page, end);
-            if *known.get_or_insert(here) != here {
-                break;
-            }
-            at = end;
-        }
-        (at.min(range.end), known.unwrap_or(true))
-    }
-
-    /// Whether a page, or the part of one that ends the disk, is all zeroes.
-    fn is_zero(&self, start: u64, end: u64) -> bool {
-        let mut page = [0; 4096];
-        let page = &mut page[..usize::try_from(end - start).expect("at most a page")];
-        let at = self.at(start, page.len());
-        // SAFETY: `self.at` checked that so many bytes from `at` on are the disk's.
-        unsafe { racy::copy_out(at, page) };
-        page.iter().all(|byte| *byte == 0)
+    /// Whether the page that byte `at` of the disk is in was written, and the byte, `at` + 4 GiB or
+    /// so at most, up to which the same holds of the pages behind it.
+    pub(super) fn run(&self, at: u64) -> (bool, u64) {
+        let end = self.bytes.min(at.saturating_add(RUN_BYTES_MAX));
+        let (mapped, page) = self.written.run(pages_of(at..end));
+        (mapped, (page * PAGE_BYTES).min(self.bytes))
     }
 
     pub(super) fn set_limit_reached(&self, reached: bool) {
         self.limit_reached.store(reached, Relaxed);
     }
 
-    /// Whether these bytes may be written: always, until the limit is reached; then where there is
-    /// memory behind all of them. (A page that was swapped out counts as having none.)
+    /// Whether these bytes may be written: always, until the limit is reached; then where all their
+    /// pages were written before.
     pub(super) fn may_write(&self, range: Range<u64>) -> bool {
-        if !self.limit_reached.load(Relaxed) {
-            return true;
-        }
-        let from = range.start / PAGE_BYTES * PAGE_BYTES;
-        let to = range.end.next_multiple_of(PAGE_BYTES);
-        self.resident(range) == Ok(to - from)
+        !self.limit_reached.load(Relaxed) || self.written.all_set(pages_of(range))
     }
 
-    /// The memory that the disk takes, and what its size still allows. A walk over the whole
-    /// mapping: not for a data core.
-    pub(super) fn usage(&self) -> Result<Usage, Errno> {
-        let used = self.resident(0..self.bytes)?;
-        Ok(Usage {
+    /// What the pages that were written take, and what the disk's size still allows. Where the
+    /// kernel backs them with huge pages the process may hold more.
+    pub(super) fn usage(&self) -> Usage {
+        let used = (self.written.count() * PAGE_BYTES).min(self.bytes);
+        Usage {
             used,
-            available: self.bytes.saturating_sub(used),
-        })
-    }
-
-    /// Bytes of memory behind the pages that `range` touches.
-    fn resident(&self, range: Range<u64>) -> Result<u64, Errno> {
-        let mut at = range.start / PAGE_BYTES * PAGE_BYTES;
-        let end = range.end.next_multiple_of(PAGE_BYTES);
-        let mut backed = 0;
-        let pages = usize::try_from((end - at) / PAGE_BYTES).expect("inside a mapping");
-        let mut residency = vec![0_u8; pages.min(RESIDENCY_PAGES)];
-        while at < end {
-            let pages = usize::try_from((end - at) / PAGE_BYTES).expect("inside a mapping");
-            let residency = &mut residency[..pages.min(RESIDENCY_PAGES)];
-            let len = residency.len() as u64 * PAGE_BYTES;
-            let offset = usize::try_from(at).expect("inside a mapping");
-            // SAFETY: `at` is below the disk's size, which the region holds.
-            let address = unsafe { self.region.base().add(offset) };
-            let len_bytes = usize::try_from(len).expect("inside a mapping");
-            // SAFETY: mincore reads no memory of ours and writes one byte for each page of a range
-            // that lies in our mapping, which is whole pages long.
-            let answer = unsafe {
-                libc::mincore(
-                    address.as_ptr().cast(),
-                    len_bytes,
-                    residency.as_mut_ptr().cast(),
-                )
-            };
-            if answer != 0 {
-                let error = std::io::Error::last_os_error();
-                return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO));
-            }
-            backed += residency.iter().filter(|page| **page & 1 != 0).count() as u64 * PAGE_BYTES;
-            at += len;
+            available: self.bytes - used,
         }
-        Ok(backed)
     }
 
     /// Asks the cache for the first bytes from `offset` on; a hint without effect on contents.
@@ -206,7 +161,20 @@ impl MemoryDisk {
         }
     }
 
+    /// Zeroes part of a page or of two; where nothing was written there are zeroes already, and
+    /// writing them would take memory.
     fn zero_bytes(&self, start: u64, end: u64) {
+        let mut at = start;
+        while at < end {
+            let next = end.min((at / PAGE_BYTES + 1) * PAGE_BYTES);
+            if self.written.all_set(pages_of(at..next)) {
+                self.overwrite_with_zeroes(at, next);
+            }
+            at = next;
+        }
+    }
+
+    fn overwrite_with_zeroes(&self, start: u64, end: u64) {
         let len = usize::try_from(end.saturating_sub(start)).expect("inside a mapping");
         if len > 0 {
             let at = self.at(start, len);
@@ -229,6 +197,11 @@ impl MemoryDisk {
         // SAFETY: the offset is at most the disk's size, which the region holds.
         unsafe { self.region.base().add(offset) }
     }
+}
+
+/// The pages that a range of bytes touches.
+fn pages_of(bytes: Range<u64>) -> Range<u64> {
+    bytes.start / PAGE_BYTES..bytes.end.div_ceil(PAGE_BYTES)
 }
 
 /// Copies that may race with other cores.
@@ -312,6 +285,52 @@ mod tests {
                     .all(|(at, &b)| b == if zeroed(at) { 0 } else { 0xa5 })
             );
         }
+    }
+
+    #[test]
+    fn only_what_is_written_takes_memory_and_zeroing_gives_it_back() {
+        // 100 pages and a block.
+        let bytes = 100 * 4096 + 512;
+        let disk = MemoryDisk::new(bytes).unwrap();
+        let pool = Pool::new(1 << 20, Pages::Normal).unwrap();
+        let whole = pool.alloc(100 * 4096 + 512);
+        disk.read(0, &mut whole.unwrap());
+        assert_eq!(disk.usage().used, 0, "reading takes nothing");
+        let mut buf = pool.alloc(8192).unwrap();
+        buf.fill(0, 8192, 0);
+        for _ in 0..2 {
+            disk.write(4096 + 512, &buf);
+            assert_eq!(disk.usage().used, 3 * 4096);
+        }
+        assert_eq!(disk.run(0), (false, 4096));
+        assert_eq!(disk.run(512), (false, 4096));
+        assert_eq!(disk.run(4096), (true, 4 * 4096), "zeroes that were written");
+        assert_eq!(disk.run(4 * 4096), (false, bytes));
+        disk.zero(8 * 4096 + 512..9 * 4096 - 512);
+        assert_eq!(disk.usage().used, 3 * 4096, "there were zeroes already");
+        disk.zero(4096 + 512..3 * 4096);
+        assert_eq!(disk.run(4096), (true, 8192), "its first block is kept");
+        assert_eq!(disk.usage().used, 2 * 4096);
+        disk.write(bytes - 8192, &buf);
+        assert_eq!(disk.usage().used, 5 * 4096);
+        disk.zero(0..bytes);
+        assert_eq!(disk.run(0), (false, bytes));
+        assert_eq!((disk.usage().used, disk.usage().available), (0, bytes));
+    }
+
+    #[test]
+    fn at_the_limit_a_page_that_was_only_read_is_no_page_of_ours() {
+        let disk = MemoryDisk::new(64 << 10).unwrap();
+        let pool = Pool::new(64 << 10, Pages::Normal).unwrap();
+        let mut buf = pool.alloc(4096).unwrap();
+        disk.read(0, &mut buf);
+        disk.write(8192, &buf);
+        disk.set_limit_reached(true);
+        assert!(!disk.may_write(0..4096), "it was only read");
+        assert!(disk.may_write(8192..12288));
+        assert!(!disk.may_write(8192 + 512..12288 + 512));
+        disk.set_limit_reached(false);
+        assert!(disk.may_write(0..4096));
     }
 
     #[test]

@@ -19,15 +19,12 @@ use rustix::io::Errno;
 use super::backing::{Backing, Device};
 use super::faults::Verdict;
 use super::file::{Files, Wake};
-use super::memory::{SCAN_STEP_BYTES, ZERO_STEP_BYTES};
+use super::memory::ZERO_STEP_BYTES;
 use super::request::{Completion, IoError, LbaRun, Operation, Request, Token, UnitIndex};
 use super::spec::OpenError;
-use crate::mem::DmaBuf;
 
 /// Completions for which room is made at start.
 const READY_CAPACITY: usize = 4096;
-/// Bytes of a memory disk that one [`Operation::LbaStatus`] looks at.
-const SCAN_BYTES_MAX: u64 = 64 << 20;
 /// Most file operations under way that [`Options::depth`] may ask for.
 pub const DEPTH_MAX: u32 = 16 * 1024;
 
@@ -57,7 +54,6 @@ pub struct Set {
     units: Vec<Option<Arc<Backing>>>,
     ready: VecDeque<Completion>,
     zeroing: VecDeque<Zeroing>,
-    scanning: VecDeque<Scanning>,
     parked: Vec<Parked>,
     files: Option<Files>,
     wake: Arc<Wake>,
@@ -70,35 +66,6 @@ struct Zeroing {
     at: u64,
     end: u64,
     token: Token,
-}
-
-/// A memory disk that is being looked at: from byte `start` to `at` the same holds, and `end` is
-/// where it stops.
-#[derive(Debug)]
-struct Scanning {
-    backing: Arc<Backing>,
-    start: u64,
-    at: u64,
-    end: u64,
-    mapped: Option<bool>,
-    token: Token,
-    buf: DmaBuf,
-}
-
-impl Scanning {
-    fn new(backing: &Arc<Backing>, at: u64, token: Token, buf: DmaBuf) -> Self {
-        let info = backing.info();
-        let capacity = info.blocks * u64::from(info.block_size);
-        Self {
-            backing: Arc::clone(backing),
-            start: at,
-            at,
-            end: capacity.min(at + SCAN_BYTES_MAX),
-            mapped: None,
-            token,
-            buf,
-        }
-    }
 }
 
 /// A request that a fault keeps back.
@@ -126,7 +93,6 @@ impl Set {
             units: (0..options.units).map(|_| None).collect(),
             ready: VecDeque::with_capacity(READY_CAPACITY),
             zeroing: VecDeque::new(),
-            scanning: VecDeque::new(),
             parked: Vec::new(),
             files: None,
             wake: Arc::new(Wake::new()?),
@@ -220,7 +186,6 @@ impl Set {
             files.poll(&mut self.ready);
         }
         self.zero_step();
-        self.scan_step();
         let room = (done.capacity() - done.len()).min(self.ready.len());
         done.extend(self.ready.drain(..room));
     }
@@ -228,7 +193,7 @@ impl Set {
     /// Requests that were submitted and whose completions were not polled yet.
     pub fn in_flight(&self) -> usize {
         let files = self.files.as_ref().map_or(0, Files::in_flight);
-        files + self.ready.len() + self.zeroing.len() + self.scanning.len() + self.parked.len()
+        files + self.ready.len() + self.zeroing.len() + self.parked.len()
     }
 
     /// Descriptors that become readable when a poll may find something, for epoll. Signals come
@@ -241,7 +206,6 @@ impl Set {
     pub fn needs_poll(&self) -> bool {
         !self.ready.is_empty()
             || !self.zeroing.is_empty()
-            || !self.scanning.is_empty()
             || !self.parked.is_empty()
             || self.files.as_ref().is_some_and(Files::needs_poll)
     }
@@ -332,9 +296,9 @@ impl Set {
                 Operation::Write { buf, .. } => disk.write(at, buf),
                 Operation::Flush => {}
                 Operation::LbaStatus { buf, .. } => {
-                    let buf = std::mem::take(buf);
-                    let scanning = Scanning::new(backing, at, token, buf);
-                    return self.scanning.push_back(scanning);
+                    let (mapped, end) = disk.run(at);
+                    let blocks = (end - at) / size;
+                    LbaRun { blocks, mapped }.emit(buf);
                 }
                 Operation::Unmap { .. } | Operation::WriteZeroes { .. } => {
                     if end - at > ZERO_STEP_BYTES {
@@ -372,37 +336,6 @@ impl Set {
                 buf: None,
             });
         }
-    }
-
-    /// Does one step of the oldest look at a memory disk.
-    fn scan_step(&mut self) {
-        let Some(scan) = self.scanning.front_mut() else {
-            return;
-        };
-        let Device::Memory(disk) = scan.backing.device() else {
-            unreachable!("only memory disks are looked at like this");
-        };
-        let until = scan.end.min(scan.at + SCAN_STEP_BYTES);
-        let (at, mapped) = disk.scan(scan.at..until, scan.mapped);
-        scan.at = at;
-        scan.mapped = Some(mapped);
-        if at == until && until < scan.end {
-            return;
-        }
-        let Scanning {
-            backing,
-            start,
-            token,
-            mut buf,
-            ..
-        } = self.scanning.pop_front().expect("looked at just now");
-        let blocks = (at - start) / u64::from(backing.info().block_size);
-        LbaRun { blocks, mapped }.emit(&mut buf);
-        self.ready.push_back(Completion {
-            token,
-            result: Ok(()),
-            buf: Some(buf),
-        });
     }
 
     /// Starts what faults no longer keep back.
@@ -456,9 +389,6 @@ impl Drop for Set {
         }
         for zeroing in self.zeroing.drain(..) {
             zeroing.token.finish();
-        }
-        for scanning in self.scanning.drain(..) {
-            scanning.token.finish();
         }
         for parked in self.parked.drain(..) {
             parked.request.token.finish();

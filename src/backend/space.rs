@@ -53,7 +53,7 @@ impl Backing {
         }
         match self.device() {
             Device::Null => Ok(None),
-            Device::Memory(disk) => disk.usage().map(Some),
+            Device::Memory(disk) => Ok(Some(disk.usage())),
             Device::File(file) => file.usage(),
         }
     }
@@ -172,6 +172,21 @@ mod tests {
             assert_eq!(driver.run(unmap).0, Ok(()));
             let after = backing.usage().unwrap().unwrap();
             assert!(after.used < full.used, "{full:?} {after:?}");
+            driver.finish();
+        }
+    }
+
+    #[test]
+    fn reading_takes_no_space_and_gives_no_right_to_write_at_the_limit() {
+        let folder = folder();
+        for backing in [memory(), file(&folder.path().join("disk"), Engine::Auto)] {
+            let mut driver = Driver::new(&backing);
+            let empty = backing.usage().unwrap().unwrap();
+            assert_eq!(driver.read(0, 512, 1 << 20), Ok(vec![0; 1 << 20]));
+            assert_eq!(backing.usage().unwrap().unwrap().used, empty.used);
+            backing.set_limit_reached(true);
+            let data = vec![7; 8192];
+            assert_eq!(driver.write(0, 512, &data, false), Err(IoError::NoSpace));
             driver.finish();
         }
     }
