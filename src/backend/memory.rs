@@ -319,6 +319,15 @@ mod tests {
     }
 
     #[test]
+    fn one_look_at_a_large_disk_ends_after_a_bound_and_goes_on_there() {
+        let bytes = 3 * RUN_BYTES_MAX / 2;
+        let disk = MemoryDisk::new(bytes).unwrap();
+        assert_eq!(disk.run(0), (false, RUN_BYTES_MAX));
+        assert_eq!(disk.run(RUN_BYTES_MAX), (false, bytes));
+        assert_eq!(disk.run(8192), (false, RUN_BYTES_MAX + 8192));
+    }
+
+    #[test]
     fn at_the_limit_a_page_that_was_only_read_is_no_page_of_ours() {
         let disk = MemoryDisk::new(64 << 10).unwrap();
         let pool = Pool::new(64 << 10, Pages::Normal).unwrap();

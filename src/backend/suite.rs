@@ -297,6 +297,23 @@ fn random_operations_agree_with_a_model(backing: &Arc<Backing>, seed: u64) {
     driver.finish();
 }
 
+/// The runs of the whole device: first block, the block behind them, whether they are mapped.
+fn runs(driver: &mut Driver, end: u64) -> Vec<(u64, u64, bool)> {
+    let mut runs = Vec::new();
+    let mut lba = 0;
+    while lba < end {
+        let mut buf = driver.pool.alloc(LbaRun::BYTES).expect("room in the pool");
+        buf.fill(0, LbaRun::BYTES, 0xee);
+        let (result, buf) = driver.run(Operation::LbaStatus { lba, buf });
+        assert_eq!(result, Ok(()));
+        let run = LbaRun::parse(&buf.expect("the buffer comes back"));
+        let next = lba.saturating_add(run.blocks).min(end);
+        runs.push((lba, next, run.mapped));
+        lba = next;
+    }
+    runs
+}
+
 /// What was written is mapped, what was unmapped is not where the device says that it can tell, and
 /// the runs follow each other to the end.
 fn runs_cover_the_device_and_own_up_to_what_was_written(backing: &Arc<Backing>) {
@@ -317,18 +334,7 @@ fn runs_cover_the_device_and_own_up_to_what_was_written(backing: &Arc<Backing>) 
         let wrote = driver.write(at / u64::from(size), size, &data, false);
         assert_eq!(wrote, Ok(()));
     }
-    let mut runs = Vec::new();
-    let mut lba = 0;
-    while lba < end {
-        let mut buf = driver.pool.alloc(LbaRun::BYTES).expect("room in the pool");
-        buf.fill(0, LbaRun::BYTES, 0xee);
-        let (result, buf) = driver.run(Operation::LbaStatus { lba, buf });
-        assert_eq!(result, Ok(()));
-        let run = LbaRun::parse(&buf.expect("the buffer comes back"));
-        let next = lba.saturating_add(run.blocks).min(end);
-        runs.push((lba, next, run.mapped));
-        lba = next;
-    }
+    let runs = runs(&mut driver, end);
     for at in written {
         let (from, to) = (at / u64::from(size), (at + WRITTEN_BYTES) / u64::from(size));
         let overlaps =
@@ -344,6 +350,15 @@ fn runs_cover_the_device_and_own_up_to_what_was_written(backing: &Arc<Backing>) 
             first == 0 && !mapped,
             "{runs:?} say that nothing was unmapped"
         );
+        let zero = Operation::WriteZeroes {
+            lba: 0,
+            blocks: end,
+            fua: false,
+            may_unmap: true,
+        };
+        assert_eq!(driver.run(zero).0, Ok(()));
+        let runs = self::runs(&mut driver, end);
+        assert_eq!(runs, [(0, end, false)], "an erased device is one run");
     }
     let buf = driver.pool.alloc(LbaRun::BYTES).expect("room in the pool");
     let beyond = driver.run(Operation::LbaStatus { lba: end, buf });

@@ -22,8 +22,9 @@ use crate::scsi::task::{Begin, Event, Machine, Step, Task, Transfer, UnitCall, w
 
 /// Most descriptors that one command returns.
 const DESCRIPTORS_MAX: u32 = 256;
-/// Most questions to the device of one command.
-const QUESTIONS_MAX: u32 = 1024;
+/// Most questions to the device of one command: one for each descriptor, and some for the runs that
+/// a device tells in pieces (a memory disk, 4 GiB at once, which costs it some 10 µs).
+const QUESTIONS_MAX: u32 = DESCRIPTORS_MAX + 64;
 
 const HEADER_BYTES: u32 = 8;
 const DESCRIPTOR_BYTES: u32 = 16;
@@ -245,6 +246,19 @@ mod tests {
         let described = descriptors(&data);
         assert_eq!(described.len(), 256);
         assert_eq!(described[255], (255, 1, 0));
+    }
+
+    #[test]
+    fn a_run_in_many_pieces_is_told_up_to_the_bound_and_goes_on_behind_it() {
+        let mut bench = Bench::new(BLOCKS);
+        bench.holes = (0..BLOCKS).map(|lba| (lba, 1)).collect();
+        let asked = u64::from(QUESTIONS_MAX);
+        assert!(asked < BLOCKS && QUESTIONS_MAX > DESCRIPTORS_MAX);
+        let data = bench.read(&cdb(0, 4096), 4096).good();
+        assert_eq!(descriptors(&data), [(0, QUESTIONS_MAX, 1)]);
+        let data = bench.read(&cdb(asked, 4096), 4096).good();
+        let left = u32::try_from(BLOCKS - asked).unwrap();
+        assert_eq!(descriptors(&data), [(asked, left, 1)]);
     }
 
     #[test]
