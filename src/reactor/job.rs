@@ -7,7 +7,7 @@
 //!
 //! A job runs on its unit's home core, one for each unit. Its operations carry tags that no session
 //! has. It takes a buffer out of the pool when there is one beside what is promised to sessions,
-//! and else tries again with the next tick. When the daemon stops, the job stops between two
+//! and else tries again with the next tick, as it does when its device is short of something. When the daemon stops, the job stops between two
 //! operations; what was kept of it when it began makes it begin again at the next start.
 
 use std::sync::Arc;
@@ -31,6 +31,10 @@ pub(super) struct Running {
     waiter: Option<Owner>,
     /// It waits for a buffer of so many bytes.
     wants_bytes: Option<usize>,
+    /// Its device was short of something: it goes on with the next tick.
+    is_short: bool,
+    /// That was logged; a shortage may last for many ticks.
+    shortage_told: bool,
     /// It is over, and what is to be told of that is being decided (`true`) or was refused.
     ended: Option<(bool, bool)>,
 }
@@ -61,6 +65,8 @@ impl Reactor {
             job,
             waiter: None,
             wants_bytes: None,
+            is_short: false,
+            shortage_told: false,
             ended: None,
         });
         self.drive_job(unit, JobEvent::Begin);
@@ -81,6 +87,13 @@ impl Reactor {
                 operation,
                 token: Token::new(NO_SESSION | u64::from(unit.0)),
             }),
+            JobStep::Wait => {
+                running.is_short = true;
+                if !std::mem::replace(&mut running.shortage_told, true) {
+                    let error = IoError::Resource;
+                    self.tell(Event::DeviceError { unit, error });
+                }
+            }
             JobStep::Done(result) => {
                 running.ended = Some((result.is_ok(), true));
                 if let Err(error) = result {
@@ -121,6 +134,7 @@ impl Reactor {
             return;
         }
         if let Some(running) = &mut self.homes[usize::from(unit.0)].job
+            && result.is_ok()
             && let Some(progress) = running.job.progress()
         {
             let change = Change::SanitizeProgress(progress);
@@ -129,7 +143,7 @@ impl Reactor {
         self.drive_job(unit, JobEvent::Completed { result, buf });
     }
 
-    /// Goes on with jobs that wait for a buffer, or whose end could not be kept.
+    /// Goes on with jobs that wait for a buffer or for their device, or whose end could not be kept.
     pub(super) fn tick_jobs(&mut self) {
         if self.stopping {
             return;
@@ -142,6 +156,8 @@ impl Reactor {
             if let Some((well, false)) = running.ended {
                 running.ended = Some((well, true));
                 self.ask_to_end_job(unit, well);
+            } else if std::mem::take(&mut running.is_short) {
+                self.drive_job(unit, JobEvent::Again);
             } else {
                 self.lend_to_job(unit);
             }

@@ -1,13 +1,14 @@
 //! Work of a logical unit that outlives the command that began it: SANITIZE (SBC-3 §4.11).
 //!
 //! ```text
-//! home core: Job::next(event) ─► Buffer | Submit | Done ─► event ─► Job::next …
+//! home core: Job::next(event) ─► Buffer | Submit | Wait | Done ─► event ─► Job::next …
 //! ```
 //!
 //! An engine without IO, driven by the unit's home core. It has one operation at the device at a
 //! time and at most one buffer. What it does depends on nothing that an initiator does meanwhile:
 //! no task management function and no end of a session stops it (SBC-3 §4.11). After a restart of
-//! the daemon it begins anew, which erases what the first attempt has left.
+//! the daemon it begins anew, which erases what the first attempt has left. Nor does a shortage
+//! that passes end it: the same operation is tried again, with the same buffer.
 //!
 //! | method            | what it does                                                            |
 //! |-------------------|-------------------------------------------------------------------------|
@@ -58,6 +59,9 @@ pub enum JobStep {
     Buffer(usize),
     /// Give this to the unit's device. Answer: [`JobEvent::Completed`].
     Submit(Operation),
+    /// The device was short of something and did nothing: it is tried again after a while. Answer:
+    /// [`JobEvent::Again`].
+    Wait,
     /// It is over; `Err` when the device has failed.
     Done(Result<(), IoError>),
 }
@@ -67,6 +71,8 @@ pub enum JobStep {
 pub enum JobEvent {
     Begin,
     Buffer(DmaBuf),
+    /// Some time has passed.
+    Again,
     Completed {
         result: Result<(), IoError>,
         buf: Option<DmaBuf>,
@@ -83,6 +89,10 @@ pub struct Job {
     /// The pass that is under way, from 0, and its first block that is not done.
     pass: u8,
     at: u64,
+    /// `at` before the operation at the device, where it is tried again.
+    from: u64,
+    /// The buffer of the operation that is tried again.
+    kept: Option<DmaBuf>,
     /// The operation at the device is the flush that ends a pass.
     flushing: bool,
     told: u16,
@@ -97,6 +107,8 @@ impl Job {
             may_unmap: info.unmap,
             pass: 0,
             at: 0,
+            from: 0,
+            kept: None,
             flushing: false,
             told: 0,
         }
@@ -107,6 +119,16 @@ impl Job {
         let buf = match event {
             JobEvent::Begin => None,
             JobEvent::Buffer(buf) => Some(self.filled(buf)),
+            JobEvent::Again => self.kept.take(),
+            JobEvent::Completed {
+                result: Err(IoError::Resource),
+                buf,
+            } => {
+                self.at = self.from;
+                self.flushing = false;
+                self.kept = buf;
+                return JobStep::Wait;
+            }
             JobEvent::Completed {
                 result: Err(error), ..
             } => return JobStep::Done(Err(error)),
@@ -123,6 +145,7 @@ impl Job {
         if self.pass == self.passes() {
             return JobStep::Done(Ok(()));
         }
+        self.from = self.at;
         if self.at == self.blocks {
             // SBC-3 §4.11: what is sanitized is the medium, caches included, in every pass.
             self.flushing = true;
@@ -263,6 +286,7 @@ mod tests {
                         buf,
                     }
                 }
+                JobStep::Wait => panic!("the device was short of nothing"),
                 JobStep::Done(result) => {
                     assert_eq!(result, Ok(()));
                     return (disk, seen, told);
@@ -393,6 +417,67 @@ mod tests {
             told.is_sorted() && told.len() > 32 && told.len() <= 64,
             "{told:?}"
         );
+    }
+
+    #[test]
+    fn a_shortage_ends_nothing_and_the_same_is_tried_again() {
+        let info = testbed::info(512, BLOCKS);
+        let pool = Pool::new(1 << 20, Pages::Normal).unwrap();
+        let overwrite = SanitizeMethod::Overwrite {
+            pattern: b"wipe".to_vec(),
+            count: 2,
+            invert: true,
+        };
+        for method in [SanitizeMethod::BlockErase, overwrite] {
+            let sanitize = Sanitize {
+                method: method.clone(),
+                unrestricted_exit: false,
+            };
+            let (_, wanted, _) = run(method, &info);
+            let mut job = Job::new(&sanitize, &info);
+            let (mut seen, mut buffers, mut is_short) = (Vec::new(), 0, false);
+            let mut event = JobEvent::Begin;
+            loop {
+                event = match job.next(event) {
+                    JobStep::Buffer(bytes) => {
+                        buffers += 1;
+                        JobEvent::Buffer(pool.alloc(bytes).unwrap())
+                    }
+                    JobStep::Submit(operation) => {
+                        // Every operation fails once, flushes too.
+                        is_short = !is_short;
+                        if let Operation::Write { buf, .. } = &operation {
+                            let mut bytes = [0; 4];
+                            buf.copy_to(0, &mut bytes);
+                            let flip = if seen.len() < wanted.len() / 2 {
+                                0
+                            } else {
+                                0xff
+                            };
+                            assert_eq!(bytes, b"wipe".map(|byte| byte ^ flip));
+                        }
+                        let (operation, buf) = split(operation);
+                        let result = if is_short {
+                            Err(IoError::Resource)
+                        } else {
+                            seen.push(operation);
+                            Ok(())
+                        };
+                        JobEvent::Completed { result, buf }
+                    }
+                    JobStep::Wait => {
+                        assert!(is_short);
+                        JobEvent::Again
+                    }
+                    JobStep::Done(result) => {
+                        assert_eq!(result, Ok(()));
+                        break;
+                    }
+                };
+            }
+            assert_eq!(format!("{seen:?}"), format!("{wanted:?}"));
+            assert!(buffers <= 2, "a buffer a pass, kept over the shortages");
+        }
     }
 
     #[test]

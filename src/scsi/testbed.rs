@@ -457,6 +457,7 @@ impl Bench {
                     };
                     JobEvent::Completed { result, buf }
                 }
+                JobStep::Wait => JobEvent::Again,
                 JobStep::Done(result) => {
                     self.change(&Change::Sanitized(result.is_ok()))?;
                     return result.map_err(|_| FAILED);

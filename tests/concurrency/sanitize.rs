@@ -3,6 +3,7 @@
 
 use super::acts::{manage, other, response, settle, write};
 use super::served::{BLOCK, Served, login, pattern, two_cores, until};
+use iiblockdaemon::backend::IoError;
 use iiblockdaemon::pdu::{TaskManagementFunction as Function, TaskManagementResponseCode as Code};
 use iiblockdaemon::testing::tcp::TcpInitiator;
 use iiblockdaemon::testing::{Command, DataOut, Direction, Event, Scsi};
@@ -65,6 +66,25 @@ fn a_sanitize_waits_for_nobody_and_nobody_ends_it() {
         assert!(over(&mut near) && over(&mut far), "it ends");
         let read = far.read_blocks(0, 7, 8, BLOCK).unwrap();
         assert!(read.iter().all(|byte| *byte == 0), "everything is erased");
+    }
+}
+
+#[test]
+fn a_device_that_is_short_of_something_for_a_while_ends_no_sanitize() {
+    let served = Served::start(two_cores());
+    for core in [0, 1] {
+        let mut it = served.session_on(core, login(), &[0, 1]);
+        fill(&mut it);
+        for nth in [1, 2] {
+            // The erasing itself, and the flush behind it.
+            served.faults[0].fail_nth(nth, IoError::Resource);
+            it.execute_good(Scsi::new(0, &BLOCK_ERASE, Direction::None))
+                .unwrap();
+            assert_eq!(sense(&mut it), None);
+        }
+        let read = it.read_blocks(0, 7, 8, BLOCK).unwrap();
+        assert!(read.iter().all(|byte| *byte == 0));
+        it.logout().unwrap();
     }
 }
 
