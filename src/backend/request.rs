@@ -145,7 +145,19 @@ impl LbaRun {
 pub struct Request {
     pub unit: UnitIndex,
     pub operation: Operation,
+    /// It may take space although the limit of the unit is reached
+    /// ([`Backing::set_limit_reached`](super::Backing::set_limit_reached)).
+    pub past_limit: bool,
     pub token: Token,
+}
+
+/// What there is to know of an operation beside itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    /// `false` is the fault that ignores FUA.
+    pub(crate) durable: bool,
+    /// It may take space although the limit is reached.
+    pub(crate) past_limit: bool,
 }
 
 /// The end of a request. The buffer comes back also when the operation failed.

@@ -20,7 +20,7 @@ use super::backing::{Backing, Device};
 use super::faults::Verdict;
 use super::file::{Files, Wake};
 use super::memory::ZERO_STEP_BYTES;
-use super::request::{Completion, IoError, LbaRun, Operation, Request, Token, UnitIndex};
+use super::request::{Completion, IoError, LbaRun, Manner, Operation, Request, Token, UnitIndex};
 use super::spec::OpenError;
 
 /// Completions for which room is made at start.
@@ -253,6 +253,7 @@ impl Set {
         let Request {
             unit,
             mut operation,
+            past_limit,
             token,
         } = request;
         let backing = self.units.get(usize::from(unit.0)).and_then(Option::as_ref);
@@ -286,11 +287,17 @@ impl Set {
                     .files
                     .as_mut()
                     .expect("made when the unit was attached");
-                return files.submit(unit.0, operation, token, durable, &mut self.ready);
+                return {
+                    let manner = Manner {
+                        durable,
+                        past_limit,
+                    };
+                    files.submit(unit.0, operation, token, manner, &mut self.ready)
+                };
             }
             Device::Memory(disk) => match &mut operation {
                 Operation::Read { buf, .. } => disk.read(at, buf),
-                Operation::Write { .. } if !disk.may_write(at..end) => {
+                Operation::Write { .. } if !(past_limit || disk.may_write(at..end)) => {
                     return self.done(token, Err(IoError::NoSpace), operation);
                 }
                 Operation::Write { buf, .. } => disk.write(at, buf),

@@ -80,6 +80,8 @@ pub struct Driver {
     done: Vec<Completion>,
     arrived: BTreeMap<u64, Completion>,
     next_tag: u64,
+    /// [`Request::past_limit`] of what is submitted.
+    pub past_limit: bool,
 }
 
 impl Driver {
@@ -96,6 +98,7 @@ impl Driver {
             done: Vec::with_capacity(4),
             arrived: BTreeMap::new(),
             next_tag: 1,
+            past_limit: false,
         }
     }
 
@@ -106,6 +109,7 @@ impl Driver {
         self.set.submit(Request {
             unit: UNIT,
             operation,
+            past_limit: self.past_limit,
             token: Token::new(tag),
         });
         tag

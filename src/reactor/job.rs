@@ -85,6 +85,8 @@ impl Reactor {
             JobStep::Submit(operation) => self.lent.requests.push(Request {
                 unit,
                 operation,
+                // Every block is to be overwritten, whatever is backed now (SBC-3 §4.11).
+                past_limit: true,
                 token: Token::new(NO_SESSION | u64::from(unit.0)),
             }),
             JobStep::Wait => {

@@ -617,6 +617,7 @@ impl Reactor {
                 self.lent.requests.push(Request {
                     unit,
                     operation,
+                    past_limit: false,
                     token,
                 });
             }

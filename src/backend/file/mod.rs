@@ -47,7 +47,7 @@ use rustix::io::Errno;
 pub(crate) use object::FileObject;
 pub(crate) use wake::Wake;
 
-use super::request::{Completion, IoError, Operation, Token};
+use super::request::{Completion, IoError, Manner, Operation, Token};
 use super::spec::{Engine, OpenError};
 use crate::mem::DmaBuf;
 use helpers::{HELPERS_PER_UNIT_MAX, Helpers, Work};
@@ -276,14 +276,13 @@ impl Files {
         }
     }
 
-    /// Starts an operation whose range and buffer were checked. `durable: false` is the fault that
-    /// ignores FUA.
+    /// Starts an operation whose range and buffer were checked.
     pub(crate) fn submit(
         &mut self,
         index: u16,
         operation: Operation,
         token: Token,
-        durable: bool,
+        manner: Manner,
         ready: &mut VecDeque<Completion>,
     ) {
         let Some(&Some(at)) = self.attached.get(usize::from(index)) else {
@@ -293,7 +292,7 @@ impl Files {
         let share = self.slots_per_unit();
         let unit = unit(&mut self.units, at);
         let mut traits = unit.object.traits;
-        traits.write_through &= durable;
+        traits.write_through &= manner.durable;
         if let Err(error) = admit(unit, self.turn, &operation, u64::from(traits.block_size)) {
             ready.push_back(failed(token, operation.into_buf(), error));
             return;
@@ -307,7 +306,7 @@ impl Files {
             unit.object.will_zero(lba * size, blocks * size);
         }
         traits.cached |= unit.object.is_cached();
-        traits.limit_reached = unit.object.limit_reached();
+        traits.limit_reached = unit.object.limit_reached() && !manner.past_limit;
         let job = Job::new(&operation, traits);
         let slot = Slot {
             unit: at,

@@ -43,6 +43,7 @@ fn submit(set: &mut Set, unit: u16, operation: Operation, tag: u64) {
     set.submit(Request {
         unit: UnitIndex(unit),
         operation,
+        past_limit: false,
         token: Token::new(tag),
     });
 }

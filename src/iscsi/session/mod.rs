@@ -733,6 +733,7 @@ impl Session {
         Request {
             unit,
             operation,
+            past_limit: false,
             token,
         }
     }
