@@ -12,8 +12,8 @@ use crate::iscsi::login::fixture::{FULL, Initiator, OPERATIONAL, WHO, World, tra
 use crate::iscsi::node::{LunMapping, Nodes};
 use crate::mem::{Pages, Pool};
 use crate::pdu::{
-    BHS_LEN, Bhs, CmdSn, Itt, LunField, Opcode, ScsiCommand, ScsiResponse, StatSn, TaskAttribute,
-    TaskManagementFunction, TaskManagementRequest, TaskManagementResponse,
+    BHS_LEN, Bhs, Cid, CmdSn, Itt, LoginResponse, LunField, Opcode, ScsiCommand, ScsiResponse,
+    StatSn, TaskAttribute, TaskManagementFunction, TaskManagementRequest, TaskManagementResponse,
     TaskManagementResponseCode,
 };
 use crate::scsi::{Identity, LogicalUnit, ParameterData};
@@ -33,6 +33,7 @@ pub(super) struct Bench {
     guards: Guards,
     data_in: Box<ParameterData>,
     now: Instant,
+    login_response: LoginResponse,
     pub(super) cmd_sn: CmdSn,
 }
 
@@ -137,10 +138,11 @@ impl Bench {
             guards,
             data_in,
             now,
+            login_response: response,
             cmd_sn,
         };
         // The Login Response, and the power on that each LUN has to tell.
-        bench.take_bytes();
+        bench.take_bytes(ConnectionIndex::LEADING);
         for lun in [0, 1] {
             bench.send(&Self::command(900, lun, [0; 16], 0), &[]);
         }
@@ -173,6 +175,21 @@ impl Bench {
                 data_in: &mut self.data_in,
             },
         )
+    }
+
+    /// A further connection of the session.
+    pub(super) fn attach(&mut self, cid: u16) -> ConnectionIndex {
+        let mut login = self.session.negotiated().clone();
+        login.cid = Cid(cid);
+        let response = self.login_response;
+        let ends = (
+            "10.0.0.2:1024".parse().unwrap(),
+            "10.0.0.1:3260".parse().unwrap(),
+        );
+        let on =
+            self.call(|session, env| session.attach(env, None, &login, (&response, &[]), ends));
+        self.take_bytes(on);
+        on
     }
 
     /// A command without data, or a write of `bytes`; `send` gives it its CmdSN.
@@ -231,11 +248,15 @@ impl Bench {
     }
 
     pub(super) fn send_pdu(&mut self, bhs: Bhs, data: &[u8]) {
+        self.send_pdu_on(ConnectionIndex::LEADING, bhs, data);
+    }
+
+    pub(super) fn send_pdu_on(&mut self, on: ConnectionIndex, bhs: Bhs, data: &[u8]) {
         let length = u32::try_from(data.len()).unwrap();
         let mut bytes = bhs.with_lengths(0, length).bytes().to_vec();
         bytes.extend_from_slice(data);
         bytes.resize(bytes.len().next_multiple_of(4), 0);
-        self.call(|session, env| session.receive(env, ConnectionIndex::LEADING, &mut &bytes[..]))
+        self.call(|session, env| session.receive(env, on, &mut &bytes[..]))
             .unwrap();
     }
 
@@ -252,21 +273,14 @@ impl Bench {
         self.call(|session, env| session.complete(env, task, Ok(()), buf));
     }
 
-    fn take_bytes(&mut self) -> Vec<u8> {
+    fn take_bytes(&mut self, on: ConnectionIndex) -> Vec<u8> {
         let mut all = Vec::new();
-        while !self
-            .session
-            .transmit_queue(ConnectionIndex::LEADING)
-            .is_empty()
-        {
+        while !self.session.transmit_queue(on).is_empty() {
             let mut slices = ArrayVec::new();
-            self.session
-                .transmit_queue(ConnectionIndex::LEADING)
-                .gather(&mut slices);
+            self.session.transmit_queue(on).gather(&mut slices);
             let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
             drop(slices);
-            self.session
-                .sent(ConnectionIndex::LEADING, self.now, bytes.len());
+            self.session.sent(on, self.now, bytes.len());
             all.extend(bytes);
         }
         all
@@ -294,7 +308,11 @@ impl Bench {
 
     /// The same as they stand.
     pub(super) fn pdus(&mut self) -> Vec<(Bhs, Vec<u8>)> {
-        let bytes = self.take_bytes();
+        self.pdus_on(ConnectionIndex::LEADING)
+    }
+
+    pub(super) fn pdus_on(&mut self, on: ConnectionIndex) -> Vec<(Bhs, Vec<u8>)> {
+        let bytes = self.take_bytes(on);
         let mut rest = &bytes[..];
         let mut pdus = Vec::new();
         while let Some((header, behind)) = rest.split_first_chunk::<BHS_LEN>() {

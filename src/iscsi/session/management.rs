@@ -111,7 +111,7 @@ impl Session {
     /// sent before it. On its own connection they have come; on others they may be on their way.
     fn is_early(&self, env: &Env<'_>, request: &TaskManagementRequest) -> bool {
         let first_missing = self.window.exp_cmd_sn();
-        reaches_several(request.function)
+        self.reaches_several(request.function)
             && self.connections.are_several()
             && env.guards.hold(Guard::TaskSetWaitsForCommands)
             && first_missing.is_before(request.cmd_sn)
@@ -301,7 +301,7 @@ impl Session {
     /// RFC 7143 §4.2.3.3: before the response to `id` goes out on `on`, the initiator has to
     /// acknowledge the last status that each other connection carries; asked with a ping, it does
     /// so at once.
-    fn await_acknowledgements(&mut self, env: &Env<'_>, on: ConnectionIndex, id: u32) {
+    pub(super) fn await_acknowledgements(&mut self, env: &Env<'_>, on: ConnectionIndex, id: u32) {
         if !self.connections.are_several() || !env.guards.hold(Guard::TaskSetWaitsForStatuses) {
             return;
         }
@@ -584,16 +584,18 @@ impl Session {
         };
         self.send(on, response.emit(), &[]);
     }
-}
 
-/// Whether a function reaches more than the one task that it names.
-fn reaches_several(function: TaskManagementFunction) -> bool {
-    matches!(
-        function,
-        TaskManagementFunction::AbortTaskSet
+    /// Whether a function reaches more than the one task that it names. One that is not supported
+    /// reaches nothing.
+    fn reaches_several(&self, function: TaskManagementFunction) -> bool {
+        match function {
+            TaskManagementFunction::AbortTaskSet
             | TaskManagementFunction::ClearTaskSet
             | TaskManagementFunction::LogicalUnitReset
             | TaskManagementFunction::TargetWarmReset
-            | TaskManagementFunction::TargetColdReset
-    )
+            | TaskManagementFunction::TargetColdReset => true,
+            TaskManagementFunction::ITNexusReset => self.has_rfc_7144(),
+            _ => false,
+        }
+    }
 }

@@ -121,6 +121,7 @@ impl Session {
         for mapped in &mut self.luns {
             mapped.nexus.raise(UnitAttention::NexusLoss);
         }
+        self.await_acknowledgements(env, on, id);
         self.gathered(env, id);
     }
 }
@@ -131,8 +132,8 @@ mod tests {
     use super::super::bench::{Answer, Bench};
     use super::*;
     use crate::pdu::{
-        ScsiCommand, ScsiResponse, TaskAttribute, TaskManagementFunction as Function,
-        TaskManagementResponse,
+        Itt, LunField, NopIn, NopOut, ScsiCommand, ScsiResponse, TaskAttribute,
+        TaskManagementFunction as Function, TaskManagementResponse,
     };
 
     const TEST_UNIT_READY: [u8; 16] = [0; 16];
@@ -281,6 +282,68 @@ mod tests {
                 assert_eq!(bench.answers(), [Answer::Status(5, status, told)]);
             }
         }
+    }
+
+    /// RFC 7143 §4.2.3.3: what was sent before it on another connection comes first, and what was
+    /// answered there is acknowledged.
+    #[test]
+    fn nexus_reset_waits_for_commands_and_statuses_of_other_connections() {
+        let mut bench = level_2();
+        let other = bench.attach(1);
+        let ready = ScsiCommand {
+            cmd_sn: bench.cmd_sn,
+            ..Bench::command(1, 0, TEST_UNIT_READY, 0)
+        };
+        bench.send_pdu_on(other, ready.emit(), &[]);
+        let (bhs, _) = bench.pdus_on(other).remove(0);
+        let response = ScsiResponse::parse(&bhs).unwrap();
+        assert_eq!((response.itt, response.status), (Itt(1), 0));
+        let write = ScsiCommand {
+            cmd_sn: ready.cmd_sn.next(),
+            exp_stat_sn: response.stat_sn,
+            ..Bench::write(2, 0)
+        };
+        bench.cmd_sn = write.cmd_sn.next();
+        bench.manage(77, Function::ITNexusReset, 0, 0);
+        assert!(bench.effects.is_empty() && bench.answers().is_empty());
+        bench.send_pdu_on(other, write.emit(), &[7; 512]);
+        assert_eq!(bench.requests.len(), 1, "it comes before the reset");
+        assert!(bench.effects.is_empty(), "it is at the device");
+        bench.complete();
+        assert!(bench.effects.is_empty(), "a status is not acknowledged");
+        let sent = bench.pdus_on(other);
+        let [(ping, _)] = &sent[..] else {
+            panic!("aborted commands are not answered: {sent:?}");
+        };
+        let ping = NopIn::parse(ping);
+        let pong = NopOut {
+            immediate: true,
+            lun: LunField([0; 8]),
+            itt: Itt::RESERVED,
+            ttt: ping.ttt,
+            cmd_sn: bench.cmd_sn,
+            exp_stat_sn: ping.stat_sn,
+        };
+        bench.send_pdu_on(other, pong.emit(), &[]);
+        let Some(Effect::NexusReset { management, .. }) = bench.effects.pop() else {
+            panic!("nobody was asked");
+        };
+        assert!(bench.answers().is_empty());
+        bench.call(|session, env| session.reset_done(env, management));
+        let complete = Code::FunctionComplete;
+        assert_eq!(bench.answers(), [Answer::Management(77, complete)]);
+        assert!(bench.session.is_drained() && bench.requests.is_empty());
+        assert!(bench.pdus_on(other).is_empty());
+    }
+
+    /// Where the function is unknown nothing is waited for.
+    #[test]
+    fn a_nexus_reset_of_level_1_is_refused_at_once() {
+        let mut bench = Bench::new();
+        bench.attach(1);
+        bench.cmd_sn = bench.cmd_sn.next();
+        let refused = Code::FunctionNotSupported;
+        assert_eq!(ask(&mut bench, Function::ITNexusReset, 0, 0), refused);
     }
 
     /// SAM-5 §8.3: of those that may start together, the one of the highest priority is first.
