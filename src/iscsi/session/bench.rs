@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 
-use super::{ConnectionIndex, Effect, Env, Guards, Session, SessionIndex, Timeouts, unpack};
+use super::{ConnectionIndex, Effect, Env, Fault, Guards, Session, SessionIndex, Timeouts, unpack};
 use crate::backend::{DeviceInfo, Operation, Request};
 use crate::iscsi::login::fixture::{FULL, Initiator, OPERATIONAL, WHO, World, transit};
 use crate::iscsi::node::{LunMapping, Nodes};
@@ -190,6 +190,12 @@ impl Bench {
             self.call(|session, env| session.attach(env, None, &login, (&response, &[]), ends));
         self.take_bytes(on);
         on
+    }
+
+    /// Time passes, and the session looks at the clock.
+    pub(super) fn tick(&mut self, time: Duration) -> Result<(), (ConnectionIndex, Fault)> {
+        self.now += time;
+        self.call(Session::tick)
     }
 
     /// A command without data, or a write of `bytes`; `send` gives it its CmdSN.

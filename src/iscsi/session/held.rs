@@ -5,7 +5,10 @@
 //! With one connection a gap is rare (a digest error, a command that is sent again); with several
 //! it is ordinary. Bounds: [`HELD_REQUESTS_MAX`] of a session; the next one is rejected and may be
 //! sent again. The text of a held request stays in its connection's exchange, which takes no other
-//! meanwhile.
+//! meanwhile. Ping data are in the core's pool, beyond the session's window: one ping that has some
+//! may wait, and a gap that does not close ends the connection of what waits (`timers`).
+
+use std::time::Instant;
 
 use crate::pdu::{Bhs, CmdSn, RejectReason};
 
@@ -24,6 +27,13 @@ pub(super) struct HeldRequest {
     bhs: Bhs,
     kind: Kind,
     sink: Sink,
+    /// It waits from then on.
+    since: Instant,
+}
+
+/// Whether it has memory of the pool.
+fn has_buffer(sink: &Sink) -> bool {
+    matches!(sink, Sink::Ping { buf: Some(_), .. })
 }
 
 impl Session {
@@ -53,7 +63,7 @@ impl Session {
             Place::Ahead(_) if *self.held_at(cmd_sn) != HeldCommand::Missing => {
                 self.counters.ignored_pdus += 1;
             }
-            Place::Ahead(_) if self.held_requests.is_full() => {
+            Place::Ahead(_) if self.has_no_room_for(&sink) => {
                 // RFC 7143 §7.3: its CmdSN does not count as received.
                 self.reject(on, &bhs, RejectReason::TooManyImmediateCommands);
             }
@@ -65,10 +75,30 @@ impl Session {
                     bhs,
                     kind,
                     sink,
+                    since: env.now,
                 });
             }
             Place::Outside => self.counters.ignored_pdus += 1,
         }
+    }
+
+    /// A further request cannot wait: they are too many, or it is the second with ping data.
+    fn has_no_room_for(&self, sink: &Sink) -> bool {
+        let mut held = self.held_requests.iter();
+        self.held_requests.is_full()
+            || (has_buffer(sink) && held.any(|held| has_buffer(&held.sink)))
+    }
+
+    /// Since when the oldest request of this connection waits for its turn. Payload on any
+    /// connection counts as progress: it may be that of the command which is missing.
+    pub(super) fn held_since(&self, on: ConnectionIndex) -> Option<Instant> {
+        let held = self.held_requests.iter().filter(|held| held.on == on);
+        let oldest = held.map(|held| held.since).min()?;
+        let others = self.connections.indices();
+        others
+            .map(|other| self.connections[other].last_payload)
+            .chain([oldest])
+            .max()
     }
 
     /// The turn of the request that holds this CmdSN has come.
@@ -98,14 +128,21 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::Fault;
     use super::super::bench::{Answer, Bench};
     use super::*;
     use crate::pdu::{
-        Itt, LunField, NopOut, Opcode, Reject, StatSn, TaskManagementFunction,
+        Itt, LunField, NopOut, Opcode, Reject, ScsiCommand, StatSn, TaskManagementFunction,
         TaskManagementRequest, TaskManagementResponseCode, TextRequest, Ttt,
     };
 
     fn nop(bench: &mut Bench, itt: u32, cmd_sn: CmdSn) {
+        ping(bench, itt, cmd_sn, &[]);
+    }
+
+    fn ping(bench: &mut Bench, itt: u32, cmd_sn: CmdSn, data: &[u8]) {
         let nop = NopOut {
             immediate: false,
             lun: LunField([0; 8]),
@@ -114,7 +151,7 @@ mod tests {
             cmd_sn,
             exp_stat_sn: StatSn(0),
         };
-        bench.send_pdu(nop.emit(), &[]);
+        bench.send_pdu(nop.emit(), data);
     }
 
     fn text(bench: &mut Bench, itt: u32, cmd_sn: CmdSn) {
@@ -211,6 +248,79 @@ mod tests {
         assert_eq!(answers[0], Opcode::TextResponse);
         assert_eq!(answers[1..], [Opcode::NopIn; 15]);
         bench.complete();
+    }
+
+    #[test]
+    fn one_ping_with_data_waits_and_the_next_may_come_again() {
+        let mut bench = Bench::new();
+        let first = bench.cmd_sn;
+        let free = |bench: &mut Bench| bench.call(|_, env| env.pool.available());
+        let before = free(&mut bench);
+        ping(&mut bench, 50, first.plus(1), &[1; 512]);
+        let one = free(&mut bench);
+        assert_eq!(one, before - crate::mem::Pool::chunks_for(512));
+        ping(&mut bench, 51, first.plus(2), &[2; 512]);
+        let (bhs, header) = bench.pdus().remove(0);
+        let reason = Reject::parse(&bhs).reason;
+        assert_eq!(reason, RejectReason::TooManyImmediateCommands);
+        assert_eq!(header[16..20], 51_u32.to_be_bytes());
+        assert_eq!(free(&mut bench), one, "what is rejected has given it back");
+        // One without data takes nothing.
+        nop(&mut bench, 52, first.plus(3));
+        bench.send(&Bench::command(1, 1, [0; 16], 0), &[]);
+        let wanted = [Opcode::ScsiResponse, Opcode::NopIn];
+        let pdus = bench.pdus();
+        let sent: Vec<_> = pdus.iter().map(|(bhs, _)| bhs.opcode().unwrap()).collect();
+        assert_eq!(sent, wanted);
+        assert_eq!(pdus[1].1, [1; 512]);
+        ping(&mut bench, 51, first.plus(2), &[2; 512]);
+        let pdus = bench.pdus();
+        let tags: Vec<_> = pdus
+            .iter()
+            .map(|(bhs, _)| bhs.initiator_task_tag().0)
+            .collect();
+        assert_eq!(tags, [51, 52]);
+        assert_eq!(pdus[0].1, [2; 512]);
+        assert_eq!(bench.session.command_window().0, first.plus(4));
+    }
+
+    #[test]
+    fn a_gap_that_stays_ends_the_connection_of_what_waits() {
+        let mut bench = Bench::new();
+        let (limit, moment) = (Duration::from_secs(5), Duration::from_millis(1));
+        let gap = bench.cmd_sn;
+        nop(&mut bench, 50, gap.plus(1));
+        assert_eq!(bench.tick(limit), Ok(()));
+        // A later one does not make the first younger.
+        nop(&mut bench, 51, gap.plus(2));
+        let ended = bench.tick(moment);
+        let leading = ConnectionIndex::LEADING;
+        assert_eq!(ended, Err((leading, Fault::NoProgress(limit))));
+        // Closed, it is forgotten.
+        bench.send(&Bench::command(1, 1, [0; 16], 0), &[]);
+        assert_eq!(opcodes(&mut bench).len(), 3);
+        assert_eq!(bench.tick(limit * 2), Ok(()));
+    }
+
+    #[test]
+    fn payload_on_any_connection_keeps_what_waits_for_its_turn() {
+        let mut bench = Bench::new();
+        let (most, moment) = (Duration::from_secs(5), Duration::from_millis(1));
+        let other = bench.attach(1);
+        let gap = bench.cmd_sn;
+        let bytes = ScsiCommand {
+            cmd_sn: gap,
+            ..Bench::write(1, 0)
+        };
+        nop(&mut bench, 50, gap.plus(1));
+        assert_eq!(bench.tick(most), Ok(()));
+        // Half of the command that is missing.
+        let header = bytes.emit().with_lengths(0, 512);
+        let half = [&header.bytes()[..], &[7; 256]].concat();
+        bench.call(|session, env| session.receive(env, other, &mut &half[..]).unwrap());
+        assert_eq!(bench.tick(most), Ok(()));
+        let ended = bench.tick(moment).map_err(|(_, fault)| fault);
+        assert_eq!(ended, Err(Fault::NoProgress(most)));
     }
 
     #[test]

@@ -30,6 +30,7 @@ impl Session {
     }
 
     fn tick_connection(&mut self, env: &Env<'_>, on: ConnectionIndex) -> Result<(), Fault> {
+        let held_since = self.held_since(on);
         let connection = &mut self.connections[on];
         if connection.transmit.is_empty() {
             // The clock of what is to be sent begins with it.
@@ -46,6 +47,10 @@ impl Session {
                 && task.waits_for_peer()
                 && quiet(task.last_progress.max(last_payload))
         }) {
+            return Err(Fault::NoProgress(limit));
+        }
+        // RFC 7143 §4.2.2.1 has the initiator close its gaps; what waits behind one takes memory.
+        if held_since.is_some_and(quiet) {
             return Err(Fault::NoProgress(limit));
         }
         let idle = env.now.saturating_duration_since(connection.last_text);
