@@ -7,8 +7,9 @@
 //!
 //! A job runs on its unit's home core, one for each unit. Its operations carry tags that no session
 //! has. It takes a buffer out of the pool when there is one beside what is promised to sessions,
-//! and else tries again with the next tick, as it does when its device is short of something. When the daemon stops, the job stops between two
-//! operations; what was kept of it when it began makes it begin again at the next start.
+//! and else tries again with the next tick, as it does when its device is short of something. When
+//! the daemon stops, the job stops between two operations, and one that was still being decided
+//! does not begin; what was kept of it makes it begin again at the next start.
 
 use std::sync::Arc;
 
@@ -57,8 +58,13 @@ impl Reactor {
         }
     }
 
-    /// This core is the unit's home, and every core knows that the job begins.
+    /// This core is the unit's home, and every core knows that the job begins. When the daemon
+    /// stops it does not: this core may have said already that it has finished, while the command
+    /// came from one that had not. The next start begins it.
     pub(super) fn begin_job(&mut self, unit: UnitIndex, what: &Sanitize) {
+        if self.stopping {
+            return;
+        }
         let at = usize::from(unit.0);
         let job = Job::new(what, self.lent.units[at].info());
         self.homes[at].job = Some(Running {
@@ -204,8 +210,12 @@ impl Reactor {
         self.send_to(self.home_of(unit), ToCore::JobAwaited { unit, owner });
     }
 
-    /// This core is the unit's home. The job may be over already.
+    /// This core is the unit's home. The job may be over already. When the daemon stops nobody
+    /// learns how it ended, because it may not have: the sessions that wait are closed.
     pub(super) fn job_awaited(&mut self, unit: UnitIndex, owner: Owner) {
+        if self.stopping {
+            return;
+        }
         let home = &mut self.homes[usize::from(unit.0)];
         if let Some(running) = &mut home.job {
             running.waiter = Some(owner);
@@ -243,4 +253,114 @@ fn nobody() -> Arc<Nexus> {
     let initiator = InitiatorPort::new("", [0; 6]).expect("an empty name is short enough");
     let port = PortIdentity::new("", 0, 0).expect("an empty name is short enough");
     Arc::new(Nexus::new(initiator, port, Vec::new()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::super::message::{Ask, ToControl, Wish};
+    use super::super::{Heartbeat, Plan, Polling, fill_random};
+    use super::*;
+    use crate::backend::{Backing, Faults, Kind, Options, Spec};
+    use crate::control::ring::{Inbox, Outbox, Sender, inbox};
+    use crate::iscsi::session::Timeouts;
+    use crate::mem::Pages;
+    use crate::scsi::job::SanitizeMethod;
+    use crate::scsi::{Identity, LogicalUnit};
+
+    const UNIT: UnitIndex = UnitIndex(0);
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// One core with a disk in memory.
+    fn plan(
+        backing: Arc<Backing>,
+        inbox: Inbox<ToCore>,
+        own: Sender<ToCore>,
+        control: Sender<ToControl>,
+    ) -> Plan {
+        let identity = Identity::new("disk", "0001", "SERIAL42", 1, [7; 16]).unwrap();
+        Plan {
+            core: 0,
+            cpu: None,
+            polling: Polling::Busy,
+            pool_bytes: 16 << 20,
+            pages: Pages::Normal,
+            nodes: Arc::default(),
+            units: vec![LogicalUnit::new(identity, backing.info().clone(), false)],
+            backings: vec![Some(backing)],
+            backend: Options {
+                units: 1,
+                ..Options::default()
+            },
+            timeouts: Timeouts {
+                ping_interval: None,
+                ping_timeout: LONG,
+                no_progress: LONG,
+            },
+            login_timeout: LONG,
+            login_limits: crate::iscsi::login::Limits::default(),
+            random: fill_random,
+            greetings_max: 1,
+            joined_max: 1,
+            inbox,
+            cores: vec![own],
+            control,
+            heartbeat: Arc::new(Heartbeat::default()),
+            guards: Arc::default(),
+        }
+    }
+
+    fn next(control: &Inbox<ToControl>) -> ToControl {
+        let begun = Instant::now();
+        loop {
+            if let Some(message) = control.pop() {
+                return message;
+            }
+            assert!(begun.elapsed() < LONG, "the core says nothing");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_sanitize_that_is_decided_behind_the_stop_does_not_begin() {
+        let faults = Arc::new(Faults::default());
+        let memory = Backing::open(&Spec::new(Kind::Memory { bytes: 1 << 20 })).unwrap();
+        let backing = Backing::with_faults(&memory, Arc::clone(&faults));
+        let (own, sender) = inbox().unwrap();
+        let (control, to_control) = inbox().unwrap();
+        let plan = plan(backing, own, sender.clone(), to_control);
+        let core = std::thread::spawn(|| Reactor::new(plan).unwrap().run());
+        let mut outbox = Outbox::new(sender);
+        outbox.send(ToCore::Stop);
+        assert!(matches!(next(&control), ToControl::Stopped { core: 0 }));
+        // A session of a core that does not know yet that the daemon stops asks now.
+        faults.hold_writes(true);
+        let method = SanitizeMethod::Overwrite {
+            pattern: vec![0x55],
+            count: 1,
+            invert: false,
+        };
+        let wish = Wish::Change {
+            change: Change::Sanitize(Sanitize {
+                method,
+                unrestricted_exit: false,
+            }),
+            by: nobody(),
+        };
+        let asker = Asker::None;
+        let ask = Box::new(Ask { asker, wish });
+        outbox.send(ToCore::Asked { unit: UNIT, ask });
+        let ToControl::Save { state, .. } = next(&control) else {
+            panic!("it is kept before it begins")
+        };
+        assert!(state.sanitize.is_some(), "the next start begins it");
+        outbox.send(ToCore::Saved {
+            unit: UNIT,
+            saved: true,
+        });
+        outbox.send(ToCore::End);
+        core.join().expect("every buffer is back at the end");
+        assert_eq!(faults.held(), 0);
+    }
 }

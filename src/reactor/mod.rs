@@ -604,7 +604,8 @@ impl Reactor {
     fn is_finished(&mut self) -> bool {
         let quiet = self.sessions.iter().all(Option::is_none)
             && self.backends.in_flight() == 0
-            && self.lent.requests.is_empty();
+            && self.lent.requests.is_empty()
+            && self.held.is_empty();
         if !quiet || self.flushed {
             return quiet;
         }

@@ -449,10 +449,11 @@ mod tests {
                         if let Operation::Write { buf, .. } = &operation {
                             let mut bytes = [0; 4];
                             buf.copy_to(0, &mut bytes);
+                            // Two passes, the first one inverted.
                             let flip = if seen.len() < wanted.len() / 2 {
-                                0
-                            } else {
                                 0xff
+                            } else {
+                                0
                             };
                             assert_eq!(bytes, b"wipe".map(|byte| byte ^ flip));
                         }
