@@ -458,7 +458,11 @@ impl Reactor {
         let Some(entry) = self.sessions.get_mut(at).and_then(Option::as_mut) else {
             unreachable!("a session stays until its requests have ended");
         };
+        // A request that was held for a freeze ends like this when its task is aborted: no device
+        // has failed.
+        let is_dropped = result == Err(IoError::Resource) && entry.session.is_aborted(task);
         if let Err(error) = result
+            && !is_dropped
             && self.device_errors_told < DEVICE_ERRORS_PER_TICK
             && let Some(unit) = entry.session.unit_of_task(task)
         {
