@@ -2,7 +2,8 @@
 //!
 //! A file in it is replaced whole or not at all. The steps: write `NAME.tmp`, fsync it, link what
 //! was there to `NAME.prev`, rename over `NAME`, fsync the directory. Wherever this is cut, `NAME`
-//! holds either the old or the new bytes. A file that fails its checksum is set aside as
+//! holds either the old or the new bytes. When the last step fails, what was there is put back. A
+//! file that fails its checksum is set aside as
 //! `NAME.corrupt`, and `NAME.prev` is used. One daemon owns the directory, by a lock on `lock`.
 
 use std::env;
@@ -159,8 +160,21 @@ impl StateDir {
     /// Replaces the file `name` by `bytes`, durably, and keeps what was there as `name.prev`.
     ///
     /// # Errors
-    /// [`StateError::Io`]; the file is then as it was.
+    /// [`StateError::Io`]; the file is then as it was, and so it is read by the next daemon. Two
+    /// things are not promised, both after a failed sync of the directory: that a loss of power
+    /// leaves the old bytes and not the new ones, and, where the error says that the previous
+    /// generation could not be put back, that the file is the old one at all.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+        self.write_and(name, bytes, || File::open(&self.path)?.sync_all())
+    }
+
+    /// [`write`](Self::write) with what makes names durable.
+    fn write_and(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        sync: impl Fn() -> io::Result<()>,
+    ) -> Result<(), StateError> {
         let file = self.path.join(name);
         let error = |action| {
             let path = file.clone();
@@ -177,21 +191,42 @@ impl StateDir {
             .open(&temporary)
             .and_then(|mut out| out.write_all(bytes).and_then(|()| out.sync_all()))
             .map_err(error("write the new generation"))?;
-        self.keep_previous(name)
+        let kept = self
+            .keep_previous(name)
             .map_err(error("keep the previous generation"))?;
-        fs::rename(&temporary, &file)
-            .and_then(|()| File::open(&self.path)?.sync_all())
-            .map_err(error("put the new generation in place"))
+        fs::rename(&temporary, &file).map_err(error("put the new generation in place"))?;
+        let Err(failure) = sync() else {
+            return Ok(());
+        };
+        let action = match self.put_back(name, kept) {
+            Ok(()) => "make the new generation durable",
+            Err(_) => "make the new generation durable, nor put the previous one back",
+        };
+        // Whether this one goes well changes nothing of what can be promised.
+        let _ = sync();
+        Err(error(action)(failure))
     }
 
-    /// Makes `name.prev` what `name` is. A link, so that `name` never goes away meanwhile.
-    fn keep_previous(&self, name: &str) -> io::Result<()> {
+    /// Makes `name.prev` what `name` is. A link, so that `name` never goes away meanwhile. `false`:
+    /// there is no `name`.
+    fn keep_previous(&self, name: &str) -> io::Result<bool> {
         let link = self.sibling(name, "prev.tmp");
         remove_if_there(&link)?;
         match fs::hard_link(self.path.join(name), &link) {
-            Ok(()) => fs::rename(&link, self.sibling(name, "prev")),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Ok(()) => fs::rename(&link, self.sibling(name, "prev")).map(|()| true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Undoes a replacement: what was refused must not come back with the next start. `kept`: what
+    /// [`keep_previous`](Self::keep_previous) said.
+    fn put_back(&self, name: &str, kept: bool) -> io::Result<()> {
+        let file = self.path.join(name);
+        if kept {
+            fs::rename(self.sibling(name, "prev"), file)
+        } else {
+            remove_if_there(&file)
         }
     }
 
@@ -322,6 +357,35 @@ mod tests {
             state.read("x", text).unwrap(),
             Some(("good 3".to_owned(), Generation::Current))
         );
+    }
+
+    #[test]
+    fn a_write_that_cannot_be_made_durable_leaves_the_file_as_it_was() {
+        let root = tempfile::tempdir().unwrap();
+        let state = StateDir::open(root.path()).unwrap();
+        let fail = || Err(io::Error::from(ErrorKind::StorageFull));
+        let error = state.write_and("x", b"good 1", fail).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("make the new generation durable:")
+        );
+        assert!(state.read("x", text).unwrap().is_none());
+        state.write("x", b"good 2").unwrap();
+        state.write("x", b"good 3").unwrap();
+        for _ in 0..2 {
+            state.write_and("x", b"good 4", fail).unwrap_err();
+            let found = state.read("x", text).unwrap();
+            assert_eq!(found, Some(("good 3".to_owned(), Generation::Current)));
+        }
+        state.write("x", b"good 5").unwrap();
+        assert_eq!(fs::read(root.path().join("x")).unwrap(), b"good 5");
+        assert_eq!(fs::read(root.path().join("x.prev")).unwrap(), b"good 3");
+        // Only the generation before is there: it is what is read again.
+        fs::remove_file(root.path().join("x")).unwrap();
+        state.write_and("x", b"good 6", fail).unwrap_err();
+        let found = state.read("x", text).unwrap();
+        assert_eq!(found, Some(("good 3".to_owned(), Generation::Previous)));
     }
 
     /// Each state that a kill can leave behind, by the files that are then there.
