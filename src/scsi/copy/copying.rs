@@ -91,10 +91,9 @@ impl Cause {
         use crate::scsi::sense::{AdditionalSense, SenseKey};
         match self {
             Self::Denied(Denied::NotReady(sense)) => Some(sense),
-            Self::Denied(Denied::WriteProtected) => Some(Sense::new(
-                SenseKey::DataProtect,
-                AdditionalSense::WRITE_PROTECTED,
-            )),
+            Self::Denied(Denied::WriteProtected(additional)) => {
+                Some(Sense::new(SenseKey::DataProtect, additional))
+            }
             Self::Denied(Denied::Reserved) => None,
             Self::Device(error, access) => Some(sense::from_io_error(error, access)),
             Self::Gone => Some(Sense::new(
@@ -209,7 +208,7 @@ impl Copying {
             };
             let unit = cx.units.get(usize::from(from.unit.0));
             let unit = unit.ok_or_else(|| self.failure(Cause::Gone))?;
-            check_read(unit, from.unit, cx.map)
+            check_read(unit, from.unit, cx.map, cx.i_t)
                 .map_err(|denied| self.failure(Cause::Denied(denied)))?;
             let mut buf = self
                 .scratch

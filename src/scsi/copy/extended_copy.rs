@@ -199,7 +199,7 @@ impl<'a> Plan<'a> {
             let end = lba.checked_add(bytes / u64::from(unit.block_size()));
             end.is_none_or(|end| end > unit.info().blocks)
         };
-        let may = check_read(from, source, self.map)
+        let may = check_read(from, source, self.map, self.i_t)
             .and_then(|()| check_write(to, destination, self.map));
         if may.is_err() {
             return Err(copy_aborted(nth, None, THIRD_PARTY_DEVICE_FAILURE));

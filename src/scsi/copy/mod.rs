@@ -28,7 +28,8 @@ pub mod write_using_token;
 #[cfg(test)]
 mod tests;
 
-use super::nexus::MappedLun;
+use super::nexus::{MappedLun, Nexus};
+use super::reservations::access::Access;
 use super::sense::{AdditionalSense, Sense, SenseKey, SenseSpecific};
 use super::task::{may_read, may_write};
 use super::unit::LogicalUnit;
@@ -121,21 +122,30 @@ fn field(at: usize) -> u16 {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Denied {
     NotReady(Sense),
-    WriteProtected,
+    /// WRITE PROTECTED or SOFTWARE WRITE PROTECTED.
+    WriteProtected(AdditionalSense),
     Reserved,
 }
 
 /// Whether the session may read the unit. What the session does not see, it reads by the right of
-/// a token.
-fn check_read(unit: &LogicalUnit, index: UnitIndex, map: &[MappedLun]) -> Result<(), Denied> {
+/// a token, which does not pass by reservations: there it is a nexus that has not registered.
+fn check_read(
+    unit: &LogicalUnit,
+    index: UnitIndex,
+    map: &[MappedLun],
+    i_t: &Nexus,
+) -> Result<(), Denied> {
     if let Some(sense) = unit.not_ready() {
         return Err(Denied::NotReady(sense));
     }
     let mut luns = map.iter().filter(|mapped| mapped.unit == index).peekable();
-    if luns.peek().is_some() && !luns.any(|mapped| may_read(&mapped.nexus)) {
-        return Err(Denied::Reserved);
-    }
-    Ok(())
+    let may = if luns.peek().is_some() {
+        luns.any(|mapped| may_read(&mapped.nexus))
+    } else {
+        let denied = unit.reservations().denied_to(i_t);
+        !denied.intersects(Access::READ)
+    };
+    if may { Ok(()) } else { Err(Denied::Reserved) }
 }
 
 /// Whether the session may write the unit, by some LUN of its own.
@@ -143,11 +153,17 @@ fn check_write(unit: &LogicalUnit, index: UnitIndex, map: &[MappedLun]) -> Resul
     if let Some(sense) = unit.not_ready() {
         return Err(Denied::NotReady(sense));
     }
-    let mut luns = map.iter().filter(|mapped| mapped.unit == index);
-    let writable = |mapped: &&MappedLun| !unit.write_protected() && !mapped.nexus.read_only();
-    let mut writable = luns.by_ref().filter(writable).peekable();
+    let luns = map.iter().filter(|mapped| mapped.unit == index);
+    let mut writable = luns
+        .filter(|mapped| !unit.read_only() && !mapped.nexus.read_only())
+        .peekable();
     if writable.peek().is_none() {
-        return Err(Denied::WriteProtected);
+        return Err(Denied::WriteProtected(AdditionalSense::WRITE_PROTECTED));
+    }
+    // What nobody may ever write is named before what SWP forbids for now.
+    if unit.write_protected() {
+        let additional = AdditionalSense::SOFTWARE_WRITE_PROTECTED;
+        return Err(Denied::WriteProtected(additional));
     }
     if !writable.any(|mapped| may_write(&mapped.nexus)) {
         return Err(Denied::Reserved);

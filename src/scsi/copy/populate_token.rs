@@ -123,10 +123,10 @@ impl PopulateToken {
             }
         };
         let ranges = ranges::parse(list, DESCRIPTOR_LENGTH_AT, unit)?;
-        match check_read(unit, self.unit, cx.map) {
+        match check_read(unit, self.unit, cx.map, cx.i_t) {
             Ok(()) => {}
             Err(Denied::NotReady(sense)) => return Err(sense),
-            Err(Denied::WriteProtected | Denied::Reserved) => {
+            Err(Denied::WriteProtected(_) | Denied::Reserved) => {
                 return Ok(Step::Finish(RESERVED));
             }
         }

@@ -116,7 +116,7 @@ impl WriteUsingToken {
                 self.token = Some((from, token.id()));
                 let source = cx.units.get(usize::from(from.0));
                 let source = source.expect("the token was found there");
-                if let Err(denied) = check_read(source, from, cx.map) {
+                if let Err(denied) = check_read(source, from, cx.map, cx.i_t) {
                     return refused(denied);
                 }
                 runs(&token, from, be64(list, OFFSET_AT), &ranges, to)?

@@ -5,17 +5,19 @@ use proptest::prelude::*;
 use super::*;
 use crate::backend::{IoError, UnitIndex};
 use crate::scsi::change::Change;
+use crate::scsi::copy::copying::Cause;
 use crate::scsi::copy::{
-    COPY_TARGET_NOT_REACHABLE, INCORRECT_COPY_TARGET_TYPE, INLINE_DATA_LENGTH_EXCEEDED,
+    COPY_TARGET_NOT_REACHABLE, Denied, INCORRECT_COPY_TARGET_TYPE, INLINE_DATA_LENGTH_EXCEEDED,
     THIRD_PARTY_DEVICE_FAILURE, TOO_MANY_SEGMENT_DESCRIPTORS, TOO_MANY_TARGET_DESCRIPTORS,
     UNEXPECTED_INEXACT_SEGMENT, UNREACHABLE_COPY_TARGET, UNSUPPORTED_SEGMENT_DESCRIPTOR,
-    UNSUPPORTED_TARGET_DESCRIPTOR,
+    UNSUPPORTED_TARGET_DESCRIPTOR, check_read, check_write,
 };
+use crate::scsi::nexus::MappedLun;
 use crate::scsi::reservations::Request;
 use crate::scsi::sense::{AdditionalSense, Sense, SenseKey, SenseSpecific};
 use crate::scsi::task::{Status, Transfer};
 use crate::scsi::testbed::{self, Done};
-use crate::scsi::unit::{NotReadyReason, ReadyState};
+use crate::scsi::unit::{LogicalUnit, NotReadyReason, PortIdentity, ReadyState};
 use crate::scsi::unit_attention::NexusUnit;
 
 #[track_caller]
@@ -342,6 +344,57 @@ fn reservation_of_another_nexus_keeps_a_copy_from_the_unit() {
     let release = Change::Reservation(Box::new(Request::Release));
     bench.change_of(UnitIndex(1), &release, &other).unwrap();
     copy(&mut bench, &cscds, &[seg((0, 0), (1, 0), 8)]).good();
+}
+
+/// Exclusive Access of another nexus holds where the session does not even see the unit.
+#[test]
+fn reservation_of_another_nexus_keeps_a_copy_from_a_unit_that_is_only_known_by_a_token() {
+    let mut bench = bench();
+    let map = [];
+    let source = UnitIndex(1);
+    let by = testbed::nexus(PortIdentity::new("iqn.2026-11.io.example:disk", 1, 2).unwrap());
+    let check = |bench: &Bench| {
+        let unit = &bench.second.as_ref().unwrap().unit;
+        check_read(unit, source, &map, &by)
+    };
+    let other = testbed::other_nexus();
+    assert_eq!(check(&bench), Ok(()));
+    let reserve = Change::Reservation(Box::new(Request::Reserve));
+    bench.change_of(source, &reserve, &other).unwrap();
+    assert_eq!(check(&bench), Err(Denied::Reserved));
+    let release = Change::Reservation(Box::new(Request::Release));
+    bench.change_of(source, &release, &other).unwrap();
+    assert_eq!(check(&bench), Ok(()));
+}
+
+#[test]
+fn what_forbids_a_copy_to_write_is_named_as_for_write() {
+    let unit = |read_only| LogicalUnit::new(testbed::identity(), info(512, 8), read_only);
+    let map = |read_only| {
+        [MappedLun {
+            lun: 0,
+            unit: UnitIndex(0),
+            nexus: NexusUnit::new(read_only),
+        }]
+    };
+    let check = |unit: &LogicalUnit, read_only| {
+        let denied = check_write(unit, UnitIndex(0), &map(read_only)).err()?;
+        Cause::Denied(denied).sense()
+    };
+    let protected = |additional| Some(Sense::new(SenseKey::DataProtect, additional));
+    let hard = protected(AdditionalSense::WRITE_PROTECTED);
+    let mut bench = bench();
+    assert_eq!(check(bench.unit(), false), None);
+    assert_eq!(check(bench.unit(), true), hard);
+    assert_eq!(check(&unit(true), false), hard);
+    // MODE SELECT of the Control page with SWP.
+    let list = [
+        0, 0, 0, 0, 0x0a, 0x0a, 0x20, 0x10, 0x08, 0, 0, 0, 0xff, 0xff, 0, 0,
+    ];
+    bench.write(&[0x15, 0x10, 0, 0, 16, 0], &list).good();
+    let soft = protected(AdditionalSense::SOFTWARE_WRITE_PROTECTED);
+    assert_eq!(check(bench.unit(), false), soft);
+    assert_eq!(check(bench.unit(), true), hard);
 }
 
 fn segments() -> impl Strategy<Value = Vec<Seg>> {
