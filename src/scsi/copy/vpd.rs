@@ -58,7 +58,10 @@ pub(in crate::scsi) fn third_party_copy(
         data.put_be32(u32::from(CONCURRENT_COPIES_MAX));
         data.put_be32(u32::from(CONCURRENT_COPIES_MAX));
         data.put_be32(SEGMENT_BYTES_MAX);
-        data.put_zeroes(20); // granularities: one logical block
+        // DATA SEGMENT GRANULARITY, log 2: one logical block.
+        let granularity = unit.block_size().trailing_zeros();
+        data.put_u8(u8::try_from(granularity).unwrap_or(0));
+        data.put_zeroes(19); // no inline data
     });
 }
 

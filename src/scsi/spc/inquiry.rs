@@ -31,6 +31,9 @@ const HISUP_AND_FORMAT: u8 = 0x12;
 const TPGS_IMPLICIT: u8 = 0x10;
 const TPGS_IMPLICIT_AND_EXPLICIT: u8 = 0x30;
 
+/// MULTIP: the target has several ports.
+const MULTIP: u8 = 0x10;
+
 /// CMDQUE: the task management model of SAM-5.
 const CMDQUE: u8 = 0x02;
 
@@ -46,7 +49,8 @@ pub(in crate::scsi) fn start(cx: &mut Context<'_>, command: &Command) -> Begin {
     if cdb.bit(1, 0) {
         vpd::page(cx, page)?;
     } else if page == 0 {
-        standard(cx.data_in, cx.unit());
+        let several_ports = cx.i_t.ports().len() > 1;
+        standard(cx.data_in, cx.unit(), several_ports);
     } else {
         // SPC-4 INQUIRY: a page code means nothing without EVPD.
         return Err(Sense::invalid_field_in_cdb(2, None));
@@ -55,7 +59,7 @@ pub(in crate::scsi) fn start(cx: &mut Context<'_>, command: &Command) -> Begin {
 }
 
 /// SPC-4, standard INQUIRY data.
-fn standard(data: &mut ParameterData, unit: Option<&LogicalUnit>) {
+fn standard(data: &mut ParameterData, unit: Option<&LogicalUnit>, several_ports: bool) {
     let identity = unit.map(LogicalUnit::identity);
     let removable = unit.is_some_and(LogicalUnit::removable);
     let tpgs = unit.map_or(0, |unit| {
@@ -81,7 +85,11 @@ fn standard(data: &mut ParameterData, unit: Option<&LogicalUnit>) {
         } else {
             tpgs
         },
-        0,
+        if identity.is_some() && several_ports {
+            MULTIP
+        } else {
+            0
+        },
         CMDQUE,
     ]);
     data.put(VENDOR.as_bytes());
@@ -144,6 +152,15 @@ mod tests {
     fn removable_unit_says_so() {
         let data = Bench::removable(8).read(&inquiry(0, 0, 36), 36).good();
         assert_eq!(data[..2], [0x00, 0x80]);
+    }
+
+    #[test]
+    fn multip_says_that_the_target_has_several_ports() {
+        let mut bench = Bench::new(8);
+        for (ports, multip) in [(&[(1, 1)][..], 0), (&[(1, 1), (1, 2)], 0x10)] {
+            bench.set_ports(ports);
+            assert_eq!(bench.read(&inquiry(0, 0, 96), 96).good()[6], multip);
+        }
     }
 
     #[test]

@@ -282,11 +282,13 @@ fn control(bytes: &mut [u8], _unit: &LogicalUnit) {
 }
 
 /// SPC-4, Control Extension mode page: the clock is also set by the host (TCMOS), and SET TIMESTAMP
-/// goes before that (SCSIP).
+/// goes before that (SCSIP). Asymmetric access states are also changed by the target itself
+/// (IALUAE), as TPGS of the standard INQUIRY data says.
 fn control_extension(bytes: &mut [u8], _unit: &LogicalUnit) {
     const TCMOS: u8 = 1 << 2;
     const SCSIP: u8 = 1 << 1;
-    bytes[0] = TCMOS | SCSIP;
+    const IALUAE: u8 = 1 << 0;
+    bytes[0] = TCMOS | SCSIP | IALUAE;
 }
 
 /// SPC-4, Informational Exceptions Control mode page: no informational exceptions are reported.

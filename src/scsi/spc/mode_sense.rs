@@ -225,6 +225,7 @@ mod tests {
         assert_eq!(codes(&data[4..]), [(0x0a, 0), (0x0a, 1), (0x0a, 2)]);
         let data = bench.read(&sense_6(8, 0x0a, 0x01), 255).good();
         assert_eq!((&data[4..8], data.len()), (&[0x4a, 1, 0, 0x1c][..], 4 + 32));
+        assert_eq!(data[8], 0x07, "TCMOS, SCSIP and IALUAE");
     }
 
     #[test]
