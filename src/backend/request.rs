@@ -160,6 +160,15 @@ pub(crate) struct Manner {
     pub(crate) past_limit: bool,
 }
 
+impl Manner {
+    pub(crate) fn new(durable: bool, past_limit: bool) -> Self {
+        Self {
+            durable,
+            past_limit,
+        }
+    }
+}
+
 /// The end of a request. The buffer comes back also when the operation failed.
 #[derive(Debug)]
 pub struct Completion {

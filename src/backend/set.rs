@@ -287,13 +287,8 @@ impl Set {
                     .files
                     .as_mut()
                     .expect("made when the unit was attached");
-                return {
-                    let manner = Manner {
-                        durable,
-                        past_limit,
-                    };
-                    files.submit(unit.0, operation, token, manner, &mut self.ready)
-                };
+                let manner = Manner::new(durable, past_limit);
+                return files.submit(unit.0, operation, token, manner, &mut self.ready);
             }
             Device::Memory(disk) => match &mut operation {
                 Operation::Read { buf, .. } => disk.read(at, buf),

@@ -151,7 +151,8 @@ impl Reactor {
         self.drive_job(unit, JobEvent::Completed { result, buf });
     }
 
-    /// Goes on with jobs that wait for a buffer or for their device, or whose end could not be kept.
+    /// Goes on with jobs that wait for a buffer or for their device, or whose end could not be
+    /// kept.
     pub(super) fn tick_jobs(&mut self) {
         if self.stopping {
             return;

@@ -196,25 +196,7 @@ impl LogicalUnit {
                 self.port_states(states, Altered::Explicitly, whom)
             }
             Change::Reset => Decision::update(Update::Reset),
-            Change::Sanitize(what) => {
-                // Another one has begun since the command was let in.
-                if let Some(sense) = self.sanitize_in_progress() {
-                    return Err(check_condition(sense));
-                }
-                // SBC-4 §4.11.1: what failed in the restricted mode is not left by another
-                // operation that could be left without success.
-                let restricted = |kept: &KeptSanitize| kept.failed && !kept.what.unrestricted_exit;
-                if what.unrestricted_exit && self.kept.sanitize.as_ref().is_some_and(restricted) {
-                    return Err(check_condition(Sense::invalid_field_in_cdb(1, Some(5))));
-                }
-                Decision {
-                    job: Some(what.clone()),
-                    // SBC-3 §4.11: nothing that was let in before has a place behind it; what a
-                    // copy has read would come back.
-                    abort: Whom::Everyone,
-                    ..Decision::kept(Update::Sanitizing(what.clone()))
-                }
-            }
+            Change::Sanitize(what) => self.begin_sanitize(what)?,
             Change::SanitizeProgress(progress) => {
                 Decision::update(Update::SanitizeProgress(*progress))
             }
@@ -279,6 +261,27 @@ impl LogicalUnit {
         next.map_or_else(Decision::default, |next| Decision {
             attentions: vec![(whom, UnitAttention::AccessStateChanged)],
             ..Decision::update(Update::PortGroups(next))
+        })
+    }
+
+    /// SANITIZE begins, unless it may not.
+    fn begin_sanitize(&self, what: &Sanitize) -> Result<Decision, Outcome> {
+        // Another one has begun since the command was let in.
+        if let Some(sense) = self.sanitize_in_progress() {
+            return Err(check_condition(sense));
+        }
+        // SBC-4 §4.11.1: what failed in the restricted mode is not left by another
+        // operation that could be left without success.
+        let restricted = |kept: &KeptSanitize| kept.failed && !kept.what.unrestricted_exit;
+        if what.unrestricted_exit && self.kept.sanitize.as_ref().is_some_and(restricted) {
+            return Err(check_condition(Sense::invalid_field_in_cdb(1, Some(5))));
+        }
+        Ok(Decision {
+            job: Some(what.clone()),
+            // SBC-3 §4.11: nothing that was let in before has a place behind it; what a
+            // copy has read would come back.
+            abort: Whom::Everyone,
+            ..Decision::kept(Update::Sanitizing(what.clone()))
         })
     }
 

@@ -218,7 +218,7 @@ impl Job {
             return buf;
         };
         // SBC-3, INVERT: every second pass, so that the last one is the pattern itself.
-        let inverted = *invert && (*count - self.pass) % 2 == 0;
+        let inverted = *invert && (*count - self.pass).is_multiple_of(2);
         let flip = if inverted { 0xff } else { 0 };
         let bytes = usize::try_from(self.block_size).expect("at most 4096");
         let block: Vec<u8> = pattern
