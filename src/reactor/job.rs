@@ -258,7 +258,7 @@ fn nobody() -> Arc<Nexus> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::super::message::{Ask, ToControl, Wish};
     use super::super::{Heartbeat, Plan, Polling, fill_random};
@@ -313,7 +313,7 @@ mod tests {
     }
 
     fn next(control: &Inbox<ToControl>) -> ToControl {
-        let begun = Instant::now();
+        let begun = crate::reactor::clock::now();
         loop {
             if let Some(message) = control.pop() {
                 return message;
