@@ -1,7 +1,6 @@
 # Judges results (test-cu-results.awk) by a list of what is expected:
 #   awk -f test-cu-verdict.awk EXPECTED ALL_TESTS RESULTS
-# EXPECTED   "SUITE.TEST skipped|omitted|defect REASON", # for comments; the last is
-#            left out as well, everywhere
+# EXPECTED   "SUITE.TEST skipped|omitted REASON", # for comments
 # ALL_TESTS  "SUITE.TEST", every test that has to appear in the results
 # Prints for each test one line: "ok NAME", "skip NAME REASON" (listed) or
 # "FAIL NAME WHY": failed, skipped and not listed, listed and now passing (the
@@ -12,7 +11,7 @@ FNR == 1 { file++ }
 file == 1 {
     if ($0 ~ /^[ \t]*(#|$)/) next
     reason = $0; sub(/^[ \t]*[^ \t]+[ \t]+[^ \t]+[ \t]*/, "", reason)
-    if (NF < 3 || ($2 != "skipped" && $2 != "omitted" && $2 != "defect")) { print "FAIL list line " FNR ": want NAME skipped|omitted|defect REASON"; next }
+    if (NF < 3 || ($2 != "skipped" && $2 != "omitted")) { print "FAIL list line " FNR ": want NAME skipped|omitted REASON"; next }
     if ($1 in kind) { print "FAIL list line " FNR ": " $1 " is listed twice"; next }
     kind[$1] = $2; because[$1] = reason
     next
@@ -31,7 +30,7 @@ $1 == "=" { summary = $0; next }
 END {
     for (i = 1; i <= n; i++) {
         t = order[i]; g = got[t]
-        if (g == "") print (kind[t] == "omitted" || kind[t] == "defect" ? "skip " t " " because[t] : "FAIL " t " was not run")
+        if (g == "") print (kind[t] == "omitted" ? "skip " t " " because[t] : "FAIL " t " was not run")
         else if (g == "unfinished") print "FAIL " t " did not finish"
         else if (g == "passed") {
             if (t in kind) print "FAIL " t " passes now: remove its line from the list"
