@@ -4,12 +4,13 @@
 //! |---------|---------------------------------------------------------------------------|
 //! | 00h     | supported pages; 00h/FFh with subpages                                    |
 //! | 0Ch     | logical block provisioning: space used and left, where that is known       |
+//! | 0Dh     | temperature: not known                                                    |
 //! | 19h     | general statistics: commands and blocks, read and written                 |
 //! | 2Fh     | informational exceptions: none, temperature unknown                       |
 //!
 //! There are no thresholds, nothing is saved, and parameters that changed are not told apart, so
-//! only cumulative values can be asked for. Temperature, start-stop cycles and self-test results
-//! are pages of devices that have them. The time that commands take is not measured: the processing
+//! only cumulative values can be asked for. Start-stop cycles and self-test results are pages of
+//! devices that have them. The time that commands take is not measured: the processing
 //! and idle intervals of page 19h, which SPC-4 wants there, are zero.
 
 use crate::scsi::parameter::ParameterData;
@@ -31,7 +32,7 @@ enum Content {
 /// PARAMETER CODE, PARAMETER LENGTH, and the value.
 struct LogParameter(u16, u8, fn(&mut ParameterData, &LogicalUnit));
 
-static PAGES: [LogPage; 5] = [
+static PAGES: [LogPage; 6] = [
     LogPage(0x00, 0x00, Content::Pages { subpages: false }),
     LogPage(0x00, 0xff, Content::Pages { subpages: true }),
     LogPage(
@@ -40,6 +41,14 @@ static PAGES: [LogPage; 5] = [
         Content::Parameters(&[
             LogParameter(0x0001, 0x08, available_resources),
             LogParameter(0x0002, 0x08, used_resources),
+        ]),
+    ),
+    LogPage(
+        0x0d,
+        0x00,
+        Content::Parameters(&[
+            LogParameter(0x0000, 0x02, temperature),
+            LogParameter(0x0001, 0x02, temperature),
         ]),
     ),
     LogPage(
@@ -181,6 +190,11 @@ fn time_interval(data: &mut ParameterData, _unit: &LogicalUnit) {
 }
 
 /// SPC-4, Informational Exceptions General log parameter.
+/// SPC-4, Temperature log page: no device of ours tells its own, nor what it should be.
+fn temperature(data: &mut ParameterData, _unit: &LogicalUnit) {
+    data.put(&[0, TEMPERATURE_UNKNOWN]);
+}
+
 fn informational_exceptions(data: &mut ParameterData, _unit: &LogicalUnit) {
     data.put(&[0, 0, TEMPERATURE_UNKNOWN, 0]);
 }
@@ -199,10 +213,10 @@ mod tests {
     fn supported_pages_are_listed_and_each_can_be_read() {
         let mut bench = Bench::new(8);
         let data = bench.read(&log_sense(0, 0, 0, 255), 255).good();
-        assert_eq!(data, [0x80, 0, 0, 3, 0x00, 0x19, 0x2f]);
+        assert_eq!(data, [0x80, 0, 0, 4, 0x00, 0x0d, 0x19, 0x2f]);
         let data = bench.read(&log_sense(0, 0xff, 0, 255), 255).good();
-        let list = [0x00, 0x00, 0x00, 0xff, 0x19, 0x00, 0x2f, 0x00];
-        assert_eq!(data[..4], [0xc0, 0xff, 0, 8]);
+        let list = [0x00, 0x00, 0x00, 0xff, 0x0d, 0x00, 0x19, 0x00, 0x2f, 0x00];
+        assert_eq!(data[..4], [0xc0, 0xff, 0, 10]);
         assert_eq!(data[4..], list);
         for page in list.chunks(2) {
             let data = bench.read(&log_sense(page[0], page[1], 0, 255), 255).good();
@@ -232,7 +246,7 @@ mod tests {
         assert_eq!(data[4..16], [0, 1, 3, 8, 0, 0, 0, 5, 2, 0, 0, 0]);
         assert_eq!(data[16..], [0, 2, 3, 8, 0, 0, 0, 3, 1, 0, 0, 0]);
         let list = bench.read(&log_sense(0, 0, 0, 255), 255).good();
-        assert_eq!(list, [0x80, 0, 0, 4, 0x00, 0x0c, 0x19, 0x2f]);
+        assert_eq!(list, [0x80, 0, 0, 5, 0x00, 0x0c, 0x0d, 0x19, 0x2f]);
         // The size of a threshold set is told with it, whether there are thresholds or not.
         let cdb = [0x12, 1, 0xb2, 0, 255, 0];
         assert_eq!(bench.read(&cdb, 255).good()[4], 11);
@@ -262,6 +276,9 @@ mod tests {
     fn no_exception_is_reported_and_the_temperature_is_unknown() {
         let data = Bench::new(8).read(&log_sense(0x2f, 0, 0, 255), 255).good();
         assert_eq!(data, [0xaf, 0, 0, 8, 0, 0, 3, 4, 0, 0, 0xff, 0]);
+        let data = Bench::new(8).read(&log_sense(0x0d, 0, 0, 255), 255).good();
+        let expected = [0x8d, 0, 0, 12, 0, 0, 3, 2, 0, 0xff, 0, 1, 3, 2, 0, 0xff];
+        assert_eq!(data, expected);
     }
 
     #[test]
@@ -284,7 +301,7 @@ mod tests {
     fn unknown_pages_other_values_and_saving_are_invalid_fields() {
         let mut bench = Bench::new(8);
         bench
-            .read(&log_sense(0x0d, 0, 0, 255), 255)
+            .read(&log_sense(0x0e, 0, 0, 255), 255)
             .invalid_field(2, Some(5));
         bench
             .read(&log_sense(0x19, 1, 0, 255), 255)
