@@ -52,19 +52,19 @@ impl Reactor {
     /// A session asks for a reset.
     pub(super) fn begin_reset(
         &mut self,
-        session: SessionIndex,
+        (session, by): (SessionIndex, Arc<Nexus>),
         management: u32,
         scope: ResetScope,
     ) {
-        let Some(entry) = self.entry(session) else {
+        let Some(tsih) = self.tsih_of(session, &by) else {
             return;
         };
         let then = Then::Reset {
             session,
-            tsih: entry.tsih,
+            tsih,
             management,
             units: scope.units.clone(),
-            by: Arc::clone(entry.session.i_t()),
+            by,
         };
         self.begin_barrier(then, Work::Reset(Arc::new(scope)), Some(session));
     }

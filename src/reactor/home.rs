@@ -271,12 +271,15 @@ impl Reactor {
 
     /// A session has aborted all that it had: now the units forget what belongs to its nexus, as if
     /// that were lost (SAM-5 §6.3.4).
-    pub(super) fn reset_nexus(&mut self, session: SessionIndex, management: u32) {
-        let Some(entry) = self.entry(session) else {
+    pub(super) fn reset_nexus(
+        &mut self,
+        (session, by): (SessionIndex, Arc<Nexus>),
+        management: u32,
+    ) {
+        let Some(tsih) = self.tsih_of(session, &by) else {
             return;
         };
-        let by = Arc::clone(entry.session.i_t());
-        let tsih = entry.tsih;
+        let entry = self.entry(session).expect("it has just been found");
         let mut units: Vec<_> = entry.session.units().collect();
         units.sort_unstable();
         units.dedup();

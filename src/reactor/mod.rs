@@ -551,11 +551,13 @@ impl Reactor {
                     session,
                     management,
                     scope,
-                } => self.begin_reset(session, management, scope),
+                    by,
+                } => self.begin_reset((session, by), management, scope),
                 Effect::NexusReset {
                     session,
                     management,
-                } => self.reset_nexus(session, management),
+                    by,
+                } => self.reset_nexus((session, by), management),
             }
         }
     }

@@ -5,6 +5,8 @@
 //! session that is to take its place waits for that. So no old write can land after the answer to
 //! the login that superseded it. What concerns single connections of a session is in `links`.
 
+use std::sync::Arc;
+
 use super::Reactor;
 use super::connections::{Phase, session_name};
 use super::links::{Link, Links};
@@ -15,6 +17,7 @@ use crate::iscsi::login::{Offered, Reason};
 use crate::iscsi::negotiated::Negotiated;
 use crate::iscsi::session::{ConnectionIndex, Guard, Session, SessionIndex};
 use crate::mem::Pool;
+use crate::scsi::Nexus;
 
 /// What of the pool may be promised to sessions for their first command: the rest is for the
 /// others.
@@ -276,6 +279,13 @@ impl Reactor {
         Some(SessionIndex(u16::try_from(at).expect("a table of u16")))
     }
 
+    /// The TSIH of the session at this place, if it is still that of the nexus that asked: sessions
+    /// have a [`Nexus`] of their own each, also where one takes the place of another.
+    pub(super) fn tsih_of(&mut self, index: SessionIndex, by: &Arc<Nexus>) -> Option<u16> {
+        let entry = self.entry(index)?;
+        Arc::ptr_eq(entry.session.i_t(), by).then_some(entry.tsih)
+    }
+
     pub(super) fn entry(&mut self, index: SessionIndex) -> Option<&mut Entry> {
         self.sessions.get_mut(usize::from(index.0))?.as_mut()
     }
@@ -440,7 +450,7 @@ impl Reactor {
             return;
         }
         let entry = self.sessions[at].take().expect("it is there");
-        let i_t = std::sync::Arc::clone(entry.session.i_t());
+        let i_t = Arc::clone(entry.session.i_t());
         let units: Vec<_> = entry.session.units().collect();
         entry.session.close(&mut self.lent.env());
         self.nexus_lost(&units, &i_t);

@@ -9,6 +9,8 @@
 //! has acknowledged the statuses that other connections carry (RFC 7143 §4.2.3.3; TaskReporting is
 //! RFC3720): what it is told to be done can then be followed by no answer to an older command.
 
+use std::sync::Arc;
+
 use crate::backend::UnitIndex;
 use crate::pdu::{
     Bhs, CmdSn, Itt, TaskManagementFunction, TaskManagementRequest, TaskManagementResponse,
@@ -266,6 +268,7 @@ impl Session {
             session: self.index,
             management,
             scope,
+            by: Arc::clone(&self.i_t),
         });
     }
 
@@ -530,6 +533,7 @@ impl Session {
                 env.effects.push(Effect::NexusReset {
                     session: self.index,
                     management: pending.id,
+                    by: Arc::clone(&self.i_t),
                 });
             } else {
                 self.management.remove(at);

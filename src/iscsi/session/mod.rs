@@ -148,12 +148,16 @@ pub enum Effect {
         session: SessionIndex,
         management: u32,
         scope: ResetScope,
+        /// Whose session it is: another one may have its place by then.
+        by: Arc<Nexus>,
     },
     /// Have the units forget what belongs to this session's nexus, then call
     /// [`Session::reset_done`].
     NexusReset {
         session: SessionIndex,
         management: u32,
+        /// See [`Effect::Reset`].
+        by: Arc<Nexus>,
     },
 }
 
