@@ -174,6 +174,13 @@ impl DmaBuf {
         }
     }
 
+    /// All of it in one piece, for parameter lists; blocks are not copied like this.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len()];
+        self.copy_to(0, &mut bytes);
+        bytes
+    }
+
     /// Sets `len` bytes from `offset` on to `byte`. Panics beyond the end.
     pub fn fill(&mut self, offset: usize, len: usize, byte: u8) {
         for slice in self.range_slices_mut(offset, len) {

@@ -82,8 +82,7 @@ impl ExtendedCopy {
                 data_out: Some(list),
                 scratch: Some(scratch),
             } => {
-                let mut bytes = vec![0; list.len()];
-                list.copy_to(0, &mut bytes);
+                let bytes = list.to_vec();
                 drop(list);
                 self.begin(cx, &bytes, scratch)
             }

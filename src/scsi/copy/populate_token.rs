@@ -18,7 +18,7 @@ use crate::scsi::change::Change;
 use crate::scsi::parameter::PARAMETER_DATA_BYTES;
 use crate::scsi::sense::Sense;
 use crate::scsi::task::{
-    Begin, Context, Event, Machine, Outcome, Status, Step, Task, Transfer, UnitCall, wrong_event,
+    Begin, Context, Event, Machine, Outcome, Step, Task, Transfer, UnitCall, wrong_event,
 };
 
 const HEADER_BYTES: u32 = 16;
@@ -89,8 +89,7 @@ impl PopulateToken {
                 data_out: Some(list),
                 ..
             } => {
-                let mut bytes = vec![0; list.len()];
-                list.copy_to(0, &mut bytes);
+                let bytes = list.to_vec();
                 self.create(cx, &bytes)
             }
             Event::Changed(Ok(())) => Ok(self.created(cx)),
@@ -127,7 +126,7 @@ impl PopulateToken {
             Ok(()) => {}
             Err(Denied::NotReady(sense)) => return Err(sense),
             Err(Denied::WriteProtected(_) | Denied::Reserved) => {
-                return Ok(Step::Finish(RESERVED));
+                return Ok(Step::Finish(Outcome::reservation_conflict()));
             }
         }
         let begun = cx.copies.begin(Beginning {
@@ -167,9 +166,3 @@ impl PopulateToken {
         Step::GOOD
     }
 }
-
-/// Another nexus's reservation forbids it (SAM-5 §5.3.1).
-pub(super) const RESERVED: Outcome = Outcome {
-    status: Status::ReservationConflict,
-    sense: None,
-};

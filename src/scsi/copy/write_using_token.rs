@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::copying::{Copying, Failure, Run, Spot};
 use super::operations::{Beginning, ListId, OperationKey};
-use super::populate_token::{RESERVED, collect};
+use super::populate_token::collect;
 use super::ranges::{self, Range};
 use super::token::{self, Presented, TOKEN_BYTES, Token, TokenChange, TokenId};
 use super::{Denied, PIECE_BYTES, array, be64, check_read, check_write};
@@ -25,7 +25,7 @@ use crate::backend::UnitIndex;
 use crate::mem::DmaBuf;
 use crate::scsi::change::Change;
 use crate::scsi::sense::{AdditionalSense, Sense};
-use crate::scsi::task::{Begin, Context, Event, Machine, Step, UnitCall, wrong_event};
+use crate::scsi::task::{Begin, Context, Event, Machine, Outcome, Step, UnitCall, wrong_event};
 
 const HEADER_BYTES: u32 = 536;
 const OFFSET_AT: usize = 8;
@@ -77,8 +77,7 @@ impl WriteUsingToken {
                 data_out: Some(list),
                 scratch: Some(scratch),
             } => {
-                let mut bytes = vec![0; list.len()];
-                list.copy_to(0, &mut bytes);
+                let bytes = list.to_vec();
                 drop(list);
                 self.begin(cx, &bytes, scratch)
             }
@@ -163,7 +162,7 @@ impl WriteUsingToken {
             Ok(None) => Ok(self.written()),
             Err(Failure { cause, .. }) => match cause.sense() {
                 Some(sense) => Err(sense),
-                None => Ok(Step::Finish(RESERVED)),
+                None => Ok(Step::Finish(Outcome::reservation_conflict())),
             },
         }
     }
@@ -186,7 +185,7 @@ impl WriteUsingToken {
 fn refused(denied: Denied) -> Result<Step, Sense> {
     match super::copying::Cause::Denied(denied).sense() {
         Some(sense) => Err(sense),
-        None => Ok(Step::Finish(RESERVED)),
+        None => Ok(Step::Finish(Outcome::reservation_conflict())),
     }
 }
 

@@ -107,8 +107,7 @@ impl ModeSelect {
                 ..
             } => {
                 let unit = cx.unit().expect("a mapped unit stays mapped");
-                let mut list = vec![0; buf.len()].into_boxed_slice();
-                buf.copy_to(0, &mut list);
+                let list = buf.to_vec().into_boxed_slice();
                 let selection = ModeSelection {
                     form: self.form,
                     list,

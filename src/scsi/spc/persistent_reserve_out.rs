@@ -64,8 +64,7 @@ impl PersistentReserveOut {
     }
 
     fn ask(&self, list: &DmaBuf) -> Result<Step, Sense> {
-        let mut bytes = vec![0; list.len()];
-        list.copy_to(0, &mut bytes);
+        let bytes = list.to_vec();
         let request = parameter_list::parse(self.action, self.scope_type, &bytes)?;
         Ok(Step::Change(Change::Reservation(Box::new(request))))
     }

@@ -45,11 +45,7 @@ impl Setting {
             Event::Collected {
                 data_out: Some(buf),
                 ..
-            } => {
-                let mut list = vec![0; buf.len()];
-                buf.copy_to(0, &mut list);
-                Ok(Step::Change((self.make)(&list, cx.unix_ms)))
-            }
+            } => Ok(Step::Change((self.make)(&buf.to_vec(), cx.unix_ms))),
             Event::Changed(_) => Ok(Step::GOOD),
             Event::Collected { data_out: None, .. }
             | Event::Completed { .. }
