@@ -48,7 +48,7 @@ fn pattern(length: usize, seed: u8) -> Vec<u8> {
 }
 
 #[test]
-#[ignore = "needs tgtd"]
+#[ignore = "needs root and tgtd: the test stage of .ci/run runs it"]
 fn data_come_back_with_every_combination_of_digests_and_data_phases() {
     let tgt = Tgt::start();
     for name in ["HeaderDigest", "DataDigest"] {
@@ -99,7 +99,7 @@ fn data_come_back_with_every_combination_of_digests_and_data_phases() {
 }
 
 #[test]
-#[ignore = "needs tgtd"]
+#[ignore = "needs root and tgtd: the test stage of .ci/run runs it"]
 fn many_commands_at_once_all_end_once() {
     let tgt = Tgt::start();
     let mut it = connect(&tgt, config());
@@ -123,7 +123,7 @@ fn many_commands_at_once_all_end_once() {
 }
 
 #[test]
-#[ignore = "needs tgtd"]
+#[ignore = "needs root and tgtd: the test stage of .ci/run runs it"]
 fn chap_proves_both_sides_and_a_wrong_secret_is_refused() {
     let tgt = Tgt::start();
     let account = |user, password| {
@@ -181,7 +181,7 @@ fn chap_proves_both_sides_and_a_wrong_secret_is_refused() {
 }
 
 #[test]
-#[ignore = "needs tgtd"]
+#[ignore = "needs root and tgtd: the test stage of .ci/run runs it"]
 fn nop_text_discovery_and_task_management_work() {
     let tgt = Tgt::start();
     let discovery = Config {
