@@ -13,6 +13,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 use std::slice;
 
+use super::loan::Loan;
 use super::pool::{CHUNK_BYTES, Chain, Core, NONE, Pool};
 
 /// A chain of chunks. The contents of a fresh one are stale: see [`Pool::alloc`].
@@ -126,6 +127,23 @@ impl DmaBuf {
         }
     }
 
+    /// Views of `range`, in order, that stay good after the buffer is gone: `take` gets each, one for
+    /// every run of chunks that lie behind each other. Until they have ended nobody can write to
+    /// their chunks. Panics if the range does not lie inside the buffer.
+    pub fn lend(&self, range: Range<usize>, mut take: impl FnMut(Loan)) {
+        let Some(pool) = &self.pool else {
+            return;
+        };
+        let mut segments = self.segments(range);
+        loop {
+            let (chunk, offset) = (segments.chunk, segments.offset);
+            let Some((_, len)) = segments.next() else {
+                return;
+            };
+            take(Loan::new(pool, chunk, offset, len));
+        }
+    }
+
     /// The contents, in order.
     pub fn slices(&self) -> Slices<'_> {
         self.range_slices(0, self.len)
@@ -147,6 +165,13 @@ impl DmaBuf {
     /// end.
     pub fn range_slices_mut(&mut self, offset: usize, len: usize) -> SlicesMut<'_> {
         let range = self.range(offset, len);
+        if let Some(pool) = self.pool.as_ref().filter(|pool| pool.loans.is_any()) {
+            let mut chunk = self.chain.head;
+            for _ in 0..self.chain.chunks {
+                assert!(!pool.loans.is_out(chunk), "what is lent is not written");
+                chunk = pool.next(chunk);
+            }
+        }
         SlicesMut {
             segments: self.segments(range),
             exclusive: PhantomData,

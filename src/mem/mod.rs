@@ -6,16 +6,22 @@
 //! its chunks back when it is dropped. Exhaustion is an answer (`None`, `false`), never a panic:
 //! callers turn it into back-pressure, and reserve chunks before they promise room to a peer.
 //!
-//! Invariants: a chunk is free or in exactly one buffer; `free = available + reserved`; what a
+//! A [`Loan`] is a view of a buffer's bytes that outlives the buffer: what a peer may ask for again
+//! stays as it is until it has acknowledged it.
+//!
+//! Invariants: a chunk is free, in exactly one buffer, or left behind by one until its last loan
+//! ends; `free = available + reserved`; what a
 //! buffer holds is changed only through its owner or by the device that its owner was moved to.
 
 mod buf;
+mod loan;
 mod pool;
 mod region;
 #[cfg(test)]
 mod tests;
 
 pub use buf::{DmaBuf, Segments, Slices, SlicesMut};
+pub use loan::Loan;
 pub use pool::{CHUNK_BYTES, Pool};
 pub use region::{Pages, Region, RegionError};
 

@@ -11,6 +11,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 use super::buf::DmaBuf;
+use super::loan::Loans;
 use super::region::{Pages, Region, RegionError};
 
 /// Bytes in a chunk, the unit of allocation; each chunk is aligned to 4096 at least.
@@ -32,6 +33,8 @@ pub(super) struct Core {
     head: Cell<u32>,
     free: Cell<usize>,
     reserved: Cell<usize>,
+    /// Views that outlive their buffer.
+    pub(super) loans: Loans,
 }
 
 /// A run of chunks taken from a pool. Always given back to it or kept by a [`DmaBuf`].
@@ -62,6 +65,7 @@ impl Pool {
             head: Cell::new(0),
             free: Cell::new(chunks as usize),
             reserved: Cell::new(0),
+            loans: Loans::new(chunks as usize),
         };
         Ok(Self {
             core: Rc::new(core),
@@ -71,6 +75,12 @@ impl Pool {
     /// How many chunks a buffer of `bytes` bytes takes.
     pub const fn chunks_for(bytes: usize) -> usize {
         bytes.div_ceil(CHUNK_BYTES)
+    }
+
+    /// The pool's memory, as (first byte, length in bytes), for devices that have to be told of it
+    /// before they may reach it. It stays in place as long as the pool.
+    pub fn memory(&self) -> (NonNull<u8>, usize) {
+        (self.core.region.base(), self.core.region.len())
     }
 
     /// All chunks of the pool, free or not.
@@ -215,11 +225,35 @@ impl Core {
     }
 
     /// Puts a chain on top of the free list, in its order, so that neighbours stay neighbours.
+    ///
+    /// Chunks of which a view is still out come back with its end, one by one.
     pub(super) fn give(&self, chain: Chain) {
         debug_assert_eq!(self.next(chain.tail), NONE, "a whole chain is given back");
+        if self.loans.is_any() {
+            self.give_unlent(chain);
+            return;
+        }
         self.next[chain.tail as usize].set(self.head.get());
         self.head.set(chain.head);
         self.free.set(self.free.get() + chain.chunks);
+    }
+
+    fn give_unlent(&self, chain: Chain) {
+        let mut chunk = chain.head;
+        for _ in 0..chain.chunks {
+            let next = self.next(chunk);
+            if !self.loans.leave_behind(chunk) {
+                self.give_one(chunk);
+            }
+            chunk = next;
+        }
+    }
+
+    /// Puts one chunk on top of the free list.
+    pub(super) fn give_one(&self, chunk: u32) {
+        self.next[chunk as usize].set(self.head.get());
+        self.head.set(chunk);
+        self.free.set(self.free.get() + 1);
     }
 }
 
