@@ -29,6 +29,7 @@ pub mod log;
 pub mod mem;
 pub mod net;
 pub mod pdu;
+pub mod port;
 pub mod reactor;
 pub mod scsi;
 pub mod state;

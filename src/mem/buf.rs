@@ -127,9 +127,9 @@ impl DmaBuf {
         }
     }
 
-    /// Views of `range`, in order, that stay good after the buffer is gone: `take` gets each, one for
-    /// every run of chunks that lie behind each other. Until they have ended nobody can write to
-    /// their chunks. Panics if the range does not lie inside the buffer.
+    /// Views of `range`, in order, that stay good after the buffer is gone: `take` gets each, one
+    /// for every run of chunks that lie behind each other. Until they have ended nobody can write
+    /// to their chunks. Panics if the range does not lie inside the buffer.
     pub fn lend(&self, range: Range<usize>, mut take: impl FnMut(Loan)) {
         let Some(pool) = &self.pool else {
             return;

@@ -2,8 +2,8 @@
 //!
 //! What was sent has to stay as it is until the peer has acknowledged it and no device reads it any
 //! more, while the command that it belongs to ends with the last byte handed over. So each chunk
-//! counts the views of it; a buffer that goes leaves lent chunks behind, and they return to the pool
-//! when their last view ends. Loans belong to the pool's core, like everything of it.
+//! counts the views of it; a buffer that goes leaves lent chunks behind, and they return to the
+//! pool when their last view ends. Loans belong to the pool's core, like everything of it.
 //!
 //! Invariants: a lent chunk is never written (its buffer refuses) and never free.
 
@@ -215,10 +215,16 @@ mod tests {
         for at in 0..len / 8 {
             buf.copy_from(at * 8, &(at as u64).to_be_bytes());
         }
-        let whole: Vec<u8> = lent(&buf, 0..len).iter().flat_map(|loan| loan.to_vec()).collect();
+        let whole: Vec<u8> = lent(&buf, 0..len)
+            .iter()
+            .flat_map(|loan| loan.to_vec())
+            .collect();
         assert_eq!(whole, buf.to_vec());
         let odd = 3 * CHUNK_BYTES - 5..3 * CHUNK_BYTES + 5;
-        let part: Vec<u8> = lent(&buf, odd.clone()).iter().flat_map(|l| l.to_vec()).collect();
+        let part: Vec<u8> = lent(&buf, odd.clone())
+            .iter()
+            .flat_map(|l| l.to_vec())
+            .collect();
         assert_eq!(part, buf.to_vec()[odd]);
     }
 

@@ -1,6 +1,7 @@
-//! Byte streams for the reactor. Today over host sockets; the flows of a user-space TCP stack will
-//! stand beside them behind the same [`Stream`].
+//! Byte streams for the reactor. Over host sockets ([`host`]), and flows of a TCP of our own over
+//! frames ([`stack`]).
 
 pub mod host;
+pub mod stack;
 
 pub use host::{Listener, Poller, Ready, Stream};
