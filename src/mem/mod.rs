@@ -31,3 +31,26 @@ pub use region::{Pages, Region, RegionError};
 pub fn copy(dst: &mut [u8], src: &[u8]) {
     dst.copy_from_slice(src);
 }
+
+/// A part of what is to be sent.
+#[derive(Clone, Debug)]
+pub enum Piece<'a> {
+    /// Small bytes; whoever keeps them copies them.
+    Bytes(&'a [u8]),
+    /// Bytes of a buffer; whoever keeps them has them lent.
+    Buffer(&'a DmaBuf, std::ops::Range<usize>),
+}
+
+impl Piece<'_> {
+    /// In bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Buffer(_, range) => range.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
