@@ -9,6 +9,7 @@
 use std::alloc::Layout;
 use std::fmt;
 use std::fs;
+use std::path::Path;
 use std::ptr::{self, NonNull};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
@@ -42,7 +43,7 @@ pub enum RegionError {
     )]
     NoHugePages,
     #[error(
-        "{needed} huge pages of {page_kib} KiB are needed, {available} are free and unreserved: {missing} are missing; \
+        "{needed} huge pages of {page_kib} KiB are needed, {available} are free and unreserved{nodes}: {missing} are missing; \
          reserve them with `sysctl -w vm.nr_hugepages={nr_hugepages}` (or more, kept in /etc/sysctl.d), or set pages = \"normal\"",
         missing = needed.saturating_sub(*available)
     )]
@@ -51,6 +52,8 @@ pub enum RegionError {
         available: usize,
         page_kib: usize,
         nr_hugepages: usize,
+        /// How many each NUMA node has free, where there are several.
+        nodes: String,
     },
     #[error(
         "{needed} huge pages were mapped but could not be filled: {errno}; \
@@ -160,7 +163,8 @@ impl Region {
         let allocated = unsafe { hugepage_rs::alloc(layout) };
         let needed = len / page;
         let Some(base) = NonNull::new(allocated) else {
-            return Err(huge_short(&meminfo, needed, page_kib));
+            let nodes = free_by_node(Path::new("/sys/devices/system/node"), page_kib);
+            return Err(huge_short(&meminfo, needed, page_kib, &nodes));
         };
         let region = Self {
             base,
@@ -220,16 +224,52 @@ fn meminfo_value(meminfo: &str, key: &str) -> Option<usize> {
         .ok()
 }
 
-fn huge_short(meminfo: &str, needed: usize, page_kib: usize) -> RegionError {
+/// Free huge pages of each NUMA node, in the order of the nodes, as the kernel's folder of nodes has
+/// them.
+fn free_by_node(nodes: &Path, page_kib: usize) -> Vec<(usize, usize)> {
+    let entries = fs::read_dir(nodes).into_iter().flatten().flatten();
+    let mut free: Vec<_> = entries
+        .filter_map(|entry| {
+            let node = entry
+                .file_name()
+                .to_str()?
+                .strip_prefix("node")?
+                .parse()
+                .ok()?;
+            let pages = format!("hugepages/hugepages-{page_kib}kB/free_hugepages");
+            let pages = fs::read_to_string(entry.path().join(pages)).ok()?;
+            Some((node, pages.trim().parse().ok()?))
+        })
+        .collect();
+    free.sort_unstable();
+    free
+}
+
+fn huge_short(
+    meminfo: &str,
+    needed: usize,
+    page_kib: usize,
+    nodes: &[(usize, usize)],
+) -> RegionError {
     let value = |key| meminfo_value(meminfo, key).unwrap_or(0);
     let available = value("HugePages_Free:").saturating_sub(value("HugePages_Rsvd:"));
     let missing = needed.saturating_sub(available);
     let nr_hugepages = value("HugePages_Total:").saturating_add(missing);
+    let nodes = match nodes {
+        [] | [_] => String::new(),
+        nodes => {
+            let nodes = nodes
+                .iter()
+                .map(|(node, free)| format!("{free} on NUMA node {node}"));
+            format!(" ({})", nodes.collect::<Vec<_>>().join(", "))
+        }
+    };
     RegionError::HugeShort {
         needed,
         available,
         page_kib,
         nr_hugepages,
+        nodes,
     }
 }
 
@@ -242,19 +282,38 @@ mod tests {
 
     #[test]
     fn shortage_names_the_missing_pages_and_the_sysctl() {
-        let error = huge_short(MEMINFO, 32, 2048);
+        let error = huge_short(MEMINFO, 32, 2048, &[(0, 4)]);
         assert_eq!(
             error,
             RegionError::HugeShort {
                 needed: 32,
                 available: 4,
                 page_kib: 2048,
-                nr_hugepages: 38
+                nr_hugepages: 38,
+                nodes: String::new()
             }
         );
         let text = error.to_string();
         assert!(text.contains("28 are missing"), "{text}");
         assert!(text.contains("sysctl -w vm.nr_hugepages=38"), "{text}");
+    }
+
+    #[test]
+    fn shortage_says_which_numa_node_has_how_many() {
+        let folder = tempfile::tempdir().unwrap();
+        for (node, free) in [("node1", "0\n"), ("node0", "6\n"), ("power", "9\n")] {
+            let pages = folder.path().join(node).join("hugepages/hugepages-2048kB");
+            fs::create_dir_all(&pages).unwrap();
+            fs::write(pages.join("free_hugepages"), free).unwrap();
+        }
+        let nodes = free_by_node(folder.path(), 2048);
+        assert_eq!(nodes, [(0, 6), (1, 0)]);
+        let text = huge_short(MEMINFO, 32, 2048, &nodes).to_string();
+        assert!(
+            text.contains("unreserved (6 on NUMA node 0, 0 on NUMA node 1): 28 are missing"),
+            "{text}"
+        );
+        assert_eq!(free_by_node(folder.path(), 1_048_576), []);
     }
 
     #[test]
