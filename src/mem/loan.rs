@@ -38,6 +38,11 @@ impl Loans {
         self.chunks.get() != 0
     }
 
+    /// Chunks that are lent at least once.
+    pub(super) fn chunks(&self) -> usize {
+        self.chunks.get()
+    }
+
     pub(super) fn is_out(&self, chunk: u32) -> bool {
         self.counts[chunk as usize].get() != 0
     }

@@ -9,17 +9,23 @@
 //! A [`Loan`] is a view of a buffer's bytes that outlives the buffer: what a peer may ask for again
 //! stays as it is until it has acknowledged it.
 //!
+//! An [`Alias`] is the opposite: memory for rings whose contents nobody reads.
+//!
 //! Invariants: a chunk is free, in exactly one buffer, or left behind by one until its last loan
 //! ends; `free = available + reserved`; what a
 //! buffer holds is changed only through its owner or by the device that its owner was moved to.
 
+pub mod alias;
 mod buf;
+#[cfg(any(test, feature = "testing"))]
+pub mod copied;
 mod loan;
 mod pool;
 mod region;
 #[cfg(test)]
 mod tests;
 
+pub use alias::Alias;
 pub use buf::{DmaBuf, Segments, Slices, SlicesMut};
 pub use loan::Loan;
 pub use pool::{CHUNK_BYTES, Pool};
@@ -29,6 +35,8 @@ pub use region::{Pages, Region, RegionError};
 /// goes through here, so that the copy budget of `docs/ARCHITECTURE.md` can be checked by looking
 /// for its callers; each says which copy of how many it is.
 pub fn copy(dst: &mut [u8], src: &[u8]) {
+    #[cfg(any(test, feature = "testing"))]
+    copied::add(src.len());
     dst.copy_from_slice(src);
 }
 

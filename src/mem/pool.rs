@@ -83,6 +83,11 @@ impl Pool {
         (self.core.region.base(), self.core.region.len())
     }
 
+    /// Chunks that are lent at least once.
+    pub fn lent(&self) -> usize {
+        self.core.loans.chunks()
+    }
+
     /// All chunks of the pool, free or not.
     pub fn chunks(&self) -> usize {
         self.core.next.len()

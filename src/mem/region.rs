@@ -224,8 +224,8 @@ fn meminfo_value(meminfo: &str, key: &str) -> Option<usize> {
         .ok()
 }
 
-/// Free huge pages of each NUMA node, in the order of the nodes, as the kernel's folder of nodes has
-/// them.
+/// Free huge pages of each NUMA node, in the order of the nodes, as the kernel's folder of nodes
+/// has them.
 fn free_by_node(nodes: &Path, page_kib: usize) -> Vec<(usize, usize)> {
     let entries = fs::read_dir(nodes).into_iter().flatten().flatten();
     let mut free: Vec<_> = entries
