@@ -1,4 +1,6 @@
-//! Gives the crate its version text: the package's version and, in a git checkout, the commit.
+//! Gives the crate its version text: the package's version and, in a git checkout, the commit. With
+//! the feature `dpdk` it also tells the programs where libdpdk lies, if that is not a place where
+//! the dynamic linker looks anyway.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,6 +14,15 @@ fn main() {
         None => package,
     };
     println!("cargo::rustc-env=IIBLOCKDAEMON_VERSION={version}");
+    // From vendor/dpdk-sys; absent without the feature.
+    println!("cargo::rerun-if-env-changed=DEP_DPDK_LIBDIR");
+    if let Ok(folder) = std::env::var("DEP_DPDK_LIBDIR")
+        && !["/usr/lib", "/lib"]
+            .iter()
+            .any(|usual| Path::new(&folder).starts_with(usual))
+    {
+        println!("cargo::rustc-link-arg=-Wl,-rpath,{folder}");
+    }
 }
 
 /// The short hash of the commit that is checked out; `None` without git, or when the sources lie
