@@ -80,6 +80,15 @@ impl Buffer {
         }
     }
 
+    /// A buffer of no store, all zeroes.
+    pub fn zeroed(len: usize) -> Self {
+        Self {
+            memory: vec![0; len].into_boxed_slice(),
+            len,
+            home: None,
+        }
+    }
+
     /// Shortens it. A longer `len` changes nothing.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);

@@ -11,23 +11,49 @@
 //! every port to that, to its limits, and to giving every buffer back.
 //!
 //! Kinds: `memory` (two ends in one process), `fault` (seeded loss, reordering and worse around
-//! any other), `tap` (a TAP device of this machine), [`dpdk`] (with the feature of that name).
+//! any other), `tap` (a TAP device of this machine), [`dpdk`] (with the feature of that name),
+//! `remote` (what a core without a queue sends by another core's). [`any::AnyPort`] is any of them.
+//! [`offload`] does in software what a device does on the way to the wire.
 
+pub mod any;
+mod bell;
 pub mod buffers;
+pub mod checksum;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
+#[cfg(not(feature = "dpdk"))]
 #[path = "without_dpdk.rs"]
 pub mod dpdk;
+pub mod fault;
+#[cfg(test)]
+mod fault_tests;
 mod frame;
+mod idle;
+pub mod memory;
+#[cfg(test)]
+mod memory_tests;
+pub mod offload;
+pub mod parcel;
+pub mod remote;
+#[cfg(test)]
+pub(crate) mod suite;
+pub mod tap;
 
 use std::num::NonZeroU16;
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use arrayvec::ArrayVec;
 
 use crate::mem::Loan;
+pub use any::AnyPort;
 pub use frame::{Checksum, Frame};
+pub use idle::IdlePort;
 
 /// Frames received or sent with one call to a device.
 pub const BURST: usize = 32;
+/// What [`Capabilities::queue`] says of a port that sends by way of another core's queue.
+pub const NO_QUEUE: u16 = u16::MAX;
 /// Bytes of an Ethernet header without tags.
 pub const ETHERNET_BYTES: usize = 14;
 /// Bytes that a VLAN tag adds (IEEE 802.1Q).
@@ -66,6 +92,15 @@ pub trait Port {
 
     /// What to sleep on until a frame comes; `None` where only polling tells.
     fn wakes(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Tells the time of this turn, which never goes back. Only a port that holds frames up asks
+    /// for it.
+    fn set_now(&mut self, _now: Instant) {}
+
+    /// When a frame that is held up is to go on, the earliest; `None`: none is.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
 }
 
 /// What a port can do.
@@ -75,7 +110,7 @@ pub struct Capabilities {
     pub mac: [u8; 6],
     /// The longest IP packet that it carries, in bytes, both ways: 576 to 65535.
     pub mtu: u16,
-    /// Which queue of the device this is, from 0.
+    /// Which queue of the device this is, from 0; [`NO_QUEUE`]: it sends by way of another core.
     pub queue: u16,
     /// How many queues the device has, each with a core of its own.
     pub queues: u16,
@@ -87,10 +122,47 @@ pub struct Capabilities {
     pub fills_tcp_checksum: bool,
     /// The longest IPv4 packet, in bytes, that it cuts into TCP segments; `None`: it does not.
     pub segments_ipv4: Option<u16>,
+    /// Bytes of payload in each of those segments, at least.
+    pub segment_bytes_min: u16,
+    /// Received frames of this queue that may be held on to at once, at least one: while so many
+    /// are, it may receive nothing more.
+    pub receive_frames: usize,
     /// Pieces of payload in one frame, at most; more are copied together by the port.
     pub pieces_max: usize,
     /// It sends out of lent memory without a copy by us.
     pub holds_loans: bool,
+}
+
+impl Capabilities {
+    /// The device can send such a frame. [`Port::transmit`] drops and counts those that it cannot.
+    pub fn can_send(&self, frame: &Outgoing<'_>) -> bool {
+        let (offload, head) = (&frame.offload, frame.head);
+        let headers = [offload.l2_len, offload.l3_len, offload.l4_len].map(usize::from);
+        let packet = frame.len().saturating_sub(checksum::l2_len(head));
+        let asks = offload.ipv4_checksum || offload.tcp_checksum || frame.is_to_be_cut();
+        let fits = match offload.segment_bytes {
+            None => packet <= usize::from(self.mtu),
+            Some(bytes) => {
+                let (payload, bytes) = (frame.len() - head.len(), usize::from(bytes.get()));
+                let longest = self.segments_ipv4.map_or(0, usize::from);
+                let segment = headers[1] + headers[2] + bytes;
+                packet <= longest
+                    && bytes >= usize::from(self.segment_bytes_min)
+                    && segment <= usize::from(self.mtu)
+                    && payload.div_ceil(bytes) <= offload::SEGMENTS_MAX
+                    && headers.iter().sum::<usize>() == head.len()
+                    && (!offload.ipv6 && offload.ipv4_checksum && offload.tcp_checksum)
+            }
+        };
+        let has = (!offload.ipv4_checksum || self.fills_ipv4_checksum && !offload.ipv6)
+            && (!offload.tcp_checksum || self.fills_tcp_checksum);
+        let headers_are_there = !asks
+            || headers.iter().sum::<usize>() <= head.len()
+                && headers[0] == checksum::l2_len(head)
+                && headers[1] >= 20
+                && (!offload.tcp_checksum || headers[2] >= 20);
+        (ETHERNET_BYTES..=HEAD_BYTES_MAX).contains(&head.len()) && fits && has && headers_are_there
+    }
 }
 
 /// A frame to be sent.
@@ -116,6 +188,11 @@ impl Outgoing<'_> {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// It is a packet that the device is to cut into segments.
+    fn is_to_be_cut(&self) -> bool {
+        self.offload.segment_bytes.is_some()
     }
 }
 
@@ -152,7 +229,9 @@ pub struct Offload {
     pub ipv4_checksum: bool,
     /// Write the checksum of TCP; the field holds the sum of the pseudo-header, not complemented.
     pub tcp_checksum: bool,
-    /// Cut the packet into TCP segments of so many bytes of payload.
+    /// Cut the packet into TCP segments of so many bytes of payload, at most
+    /// [`offload::SEGMENTS_MAX`]; both checksums are to be written then, and the fields may hold
+    /// anything. The head is the headers and nothing else.
     pub segment_bytes: Option<NonZeroU16>,
 }
 
