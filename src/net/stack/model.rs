@@ -3,12 +3,16 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+/// From one probe for an address to the next. Shorter than the one to two seconds of RFC 5227,
+/// which was written for networks that need so long to answer.
+pub const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+
 /// The networks that a port is in, and what is served there. The same on all queues of a port.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Each with a VLAN of its own; at most one without a tag.
     pub networks: Vec<Network>,
-    /// Where connections are taken; each address is one of a network's.
+    /// Where connections are taken; each address is one of a network's (the first that has it).
     pub portals: Vec<Portal>,
     /// For initial sequence numbers and SYN cookies (RFC 6528, RFC 4987); the same on all queues of
     /// a port, and new with every start.
@@ -22,6 +26,9 @@ pub struct Settings {
     pub keepalive: Duration,
     /// How long a peer may leave what was sent unacknowledged (RFC 9293 §3.8.3).
     pub user_timeout: Duration,
+    /// From one probe for an address of ours to the next, and from the last of three until it
+    /// counts as free (RFC 5227 §2.1.1); [`PROBE_INTERVAL`] but for tests.
+    pub probe_interval: Duration,
 }
 
 /// One network that a port is in.
@@ -68,6 +75,13 @@ pub struct Portal {
 pub struct FlowId {
     pub(super) slot: u32,
     pub(super) generation: u32,
+}
+
+impl FlowId {
+    /// Its place among the flows of its stack: of two flows with the same place one is over.
+    pub fn slot(self) -> usize {
+        self.slot as usize
+    }
 }
 
 /// What tells flows apart.
