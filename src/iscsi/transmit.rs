@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use arrayvec::ArrayVec;
 
-use crate::mem::DmaBuf;
+use crate::mem::{self, DmaBuf};
 use crate::pdu::{BHS_LEN, Bhs, DataDigest, digest_to_wire, header_digest};
 
 /// Small bytes that can be waiting on one connection.
@@ -43,6 +43,8 @@ const _: () = {
 };
 /// Slices that one send gathers.
 pub const SLICES_MAX: usize = 512;
+/// Pieces that one send to a flow of our own TCP gathers.
+pub const PIECES_MAX: usize = 128;
 
 #[derive(Debug)]
 enum Piece {
@@ -76,6 +78,8 @@ pub struct TransmitQueue {
     held: Vec<HeldBuf>,
     free: Vec<u16>,
     payload: usize,
+    /// Bytes that the stream has taken and keeps in our buffers until the peer has them.
+    unacknowledged: usize,
     header_digest: bool,
     data_digest: bool,
 }
@@ -96,6 +100,7 @@ impl TransmitQueue {
             held: Vec::with_capacity(64),
             free: Vec::with_capacity(64),
             payload: 0,
+            unacknowledged: 0,
             header_digest: false,
             data_digest: false,
         }
@@ -111,6 +116,7 @@ impl TransmitQueue {
             held: Vec::new(),
             free: Vec::new(),
             payload: 0,
+            unacknowledged: 0,
             header_digest: false,
             data_digest: false,
         }
@@ -134,17 +140,27 @@ impl TransmitQueue {
 
     /// Whether something that can wait may be queued now.
     pub fn has_room(&self) -> bool {
-        self.used <= RING_BYTES - RING_RESERVE && self.payload < PAYLOAD_BYTES_MAX
+        self.has_room_beside(0)
     }
 
     /// The same, with `bytes` of payload on their way here.
     pub fn has_room_beside(&self, bytes: usize) -> bool {
-        self.used <= RING_BYTES - RING_RESERVE && self.payload + bytes < PAYLOAD_BYTES_MAX
+        let payload = self.payload + self.unacknowledged + bytes;
+        self.used <= RING_BYTES - RING_RESERVE && payload < PAYLOAD_BYTES_MAX
+    }
+
+    /// So many bytes that were sent are still in our buffers: they count as waiting, so that a peer
+    /// that acknowledges nothing keeps no more memory than one that reads nothing. A stream that
+    /// keeps bytes takes less than [`PAYLOAD_BYTES_MAX`] of them, so whatever finds no room here
+    /// stands behind bytes that the stream has refused, and goes on when it takes them.
+    pub fn set_unacknowledged(&mut self, bytes: usize) {
+        self.unacknowledged = bytes;
     }
 
     /// So much waits that the peer must read before it may ask for more.
     pub fn is_congested(&self) -> bool {
-        self.used > RING_CONGESTED_BYTES || self.payload > PAYLOAD_CONGESTED_BYTES
+        self.used > RING_CONGESTED_BYTES
+            || self.payload + self.unacknowledged > PAYLOAD_CONGESTED_BYTES
     }
 
     /// Whether an answer of up to `bytes` of data segment fits at all.
@@ -272,7 +288,32 @@ impl TransmitQueue {
         }
     }
 
-    /// The stream took `bytes` of what [`Self::gather`] showed.
+    /// The same for a stream that keeps buffers until the peer has acknowledged their bytes.
+    pub fn gather_pieces<'a>(&'a self, out: &mut ArrayVec<mem::Piece<'a>, PIECES_MAX>) {
+        let mut at = self.head;
+        for piece in &self.pieces {
+            if out.remaining_capacity() < 2 {
+                return;
+            }
+            match piece {
+                Piece::Ring { bytes } => {
+                    let first = (*bytes).min(RING_BYTES - at);
+                    out.push(mem::Piece::Bytes(&self.ring[at..at + first]));
+                    if first < *bytes {
+                        out.push(mem::Piece::Bytes(&self.ring[..bytes - first]));
+                    }
+                    at = (at + bytes) % RING_BYTES;
+                }
+                Piece::Payload { slot, range } => {
+                    let buf = self.held[usize::from(*slot)].buf.as_ref();
+                    let buf = buf.expect("a piece keeps its buffer");
+                    out.push(mem::Piece::Buffer(buf, range.clone()));
+                }
+            }
+        }
+    }
+
+    /// The stream took `bytes` of what [`Self::gather`] or [`Self::gather_pieces`] showed.
     pub fn advance(&mut self, mut bytes: usize) {
         while bytes > 0 {
             let piece = self
@@ -358,4 +399,76 @@ const PADDING: [u8; 3] = [0; 3];
 /// Data segments are padded to a multiple of four bytes (RFC 7143 §11.1).
 const fn padding(bytes: usize) -> usize {
     bytes.wrapping_neg() % 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mem::{Pages, Pool};
+
+    fn gathered(queue: &TransmitQueue) -> (Vec<u8>, Vec<u8>, Vec<bool>) {
+        let mut slices = ArrayVec::new();
+        queue.gather(&mut slices);
+        let flat = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+        let mut pieces = ArrayVec::new();
+        queue.gather_pieces(&mut pieces);
+        let mut bytes = Vec::new();
+        let mut lent = Vec::new();
+        for piece in &pieces {
+            lent.push(matches!(piece, mem::Piece::Buffer(..)));
+            match piece {
+                mem::Piece::Bytes(more) => bytes.extend_from_slice(more),
+                mem::Piece::Buffer(buf, range) => {
+                    bytes.extend_from_slice(&buf.to_vec()[range.clone()]);
+                }
+            }
+        }
+        (flat, bytes, lent)
+    }
+
+    /// Header, payload and padding of a READ, seen from both kinds of streams, also when the ring
+    /// wraps and after a part was taken.
+    #[test]
+    fn slices_and_pieces_are_the_same_bytes() {
+        let pool = Pool::new(1 << 20, Pages::Normal).unwrap();
+        let mut queue = TransmitQueue::new();
+        let whole = RING_BYTES / BHS_LEN - 1;
+        for _ in 0..whole {
+            assert!(queue.push(Bhs::new([0; BHS_LEN]), &[]));
+        }
+        // One header stays in front, so that the ring does not start over.
+        queue.advance((whole - 1) * BHS_LEN);
+        let mut buf = pool.alloc(40_001).unwrap();
+        for at in 0..buf.len() {
+            buf.copy_from(at, &[at.to_le_bytes()[0]]);
+        }
+        let held = queue.hold(buf);
+        queue.push_payload(Bhs::new([0; BHS_LEN]), &held, 0..30_000);
+        queue.push_payload(Bhs::new([0; BHS_LEN]), &held, 30_000..40_001);
+        queue.release(held);
+        assert!(queue.push(Bhs::new([0; BHS_LEN]), b"behind the ring's end"));
+        let (flat, bytes, lent) = gathered(&queue);
+        assert_eq!(flat.len(), queue.len());
+        assert_eq!(flat, bytes);
+        assert_eq!(lent.iter().filter(|lent| **lent).count(), 2);
+        queue.advance(BHS_LEN * 2 + 777);
+        let (flat, bytes, _) = gathered(&queue);
+        assert_eq!((flat.len(), &flat), (queue.len(), &bytes));
+        queue.advance(queue.len());
+        assert_eq!(pool.available(), pool.chunks());
+    }
+
+    #[test]
+    fn what_is_not_acknowledged_takes_room() {
+        let mut queue = TransmitQueue::new();
+        assert!(queue.has_room());
+        queue.set_unacknowledged(PAYLOAD_BYTES_MAX - 1);
+        assert!(queue.has_room() && !queue.has_room_beside(1));
+        queue.set_unacknowledged(PAYLOAD_BYTES_MAX);
+        assert!(!queue.has_room() && !queue.is_congested());
+        queue.set_unacknowledged(PAYLOAD_CONGESTED_BYTES + 1);
+        assert!(queue.is_congested());
+        queue.set_unacknowledged(0);
+        assert!(queue.has_room());
+    }
 }
