@@ -106,6 +106,72 @@ mod tests {
         }
     }
 
+    /// What it shows of ports is valid; only that no portal is there gets a warning.
+    #[test]
+    fn the_examples_ports_are_known() {
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/iiblockdaemon.toml");
+        let example = fs::read_to_string(example).expect("the example is there");
+        let shown: Vec<&str> = example
+            .lines()
+            .skip_while(|line| !line.starts_with("#   [dpdk]"))
+            .map_while(|line| line.strip_prefix("#   "))
+            .collect();
+        assert!(
+            shown.contains(&"[[port.vlan]]") && shown.len() > 25,
+            "{shown:#?}"
+        );
+        let all = format!("{example}\n{}\n", shown.join("\n"));
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = file(&dir, "ports.toml", &all);
+        let (status, out, err) = run(&["check", "--file-only", text(&path)]);
+        assert_eq!(status, 0, "{err}");
+        assert!(out.ends_with("2 portals, 1 port, 1 warning\n"), "{out}");
+        assert!(err.contains("no portal is on the port \"p0\""), "{err}");
+    }
+
+    /// Of those to try out too: their devices are made by hand.
+    #[test]
+    fn the_examples_to_try_out_are_good_and_have_no_warning() {
+        for name in ["try-tap", "try-af-packet"] {
+            let example = format!("{}/deploy/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+            let (status, out, err) = run(&["check", "--file-only", &example]);
+            assert_eq!((status, err.as_str()), (0, ""));
+            assert!(out.ends_with("1 portal, 1 port, 0 warnings\n"), "{out}");
+        }
+    }
+
+    /// Its cards and CPUs are another machine's, so only the file can be looked at here.
+    #[test]
+    fn the_example_of_a_storage_server_is_good_and_has_no_warning() {
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/storage-server.toml");
+        let (status, out, err) = run(&["check", "--file-only", example]);
+        assert_eq!((status, err.as_str()), (0, ""));
+        let expected = "OK: 2 targets, 2 logical units, 7 portals, 2 ports, 0 warnings\n";
+        assert!(out.ends_with(expected), "{out}");
+    }
+
+    #[test]
+    fn check_looks_at_this_machine_too_unless_told_not_to() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        // No machine has this CPU (Linux ends at 8192).
+        let away = "[cores]\nlist = [65535]\n[[portal_group]]\ntag = 1\nportals = \
+                    [\"127.0.0.1:3260\"]\n[[logical_unit]]\nname = \"a\"\nbackend = { type = \
+                    \"memory\", size = \"1MiB\" }\n[[target]]\nname = \
+                    \"iqn.2026-11.com.example:a\"\n[[target.lun]]\nlun = 0\nunit = \"a\"\n";
+        let path = file(&dir, "away.toml", away);
+        let (status, out, err) = run(&["check", text(&path)]);
+        assert_eq!((status, out.as_str()), (1, ""));
+        for expected in [
+            "error: [cores] list: CPU 65535 is not there or off-line\n  help: choose from ",
+            "away.toml: the file is good, and this machine lacks what it asks for: 1 error\n",
+        ] {
+            assert!(err.contains(expected), "{expected} not in\n{err}");
+        }
+        let (status, out, err) = run(&["check", text(&path), "--file-only"]);
+        assert_eq!((status, err.as_str()), (0, ""));
+        assert!(out.contains("OK: 1 target"), "{out}");
+    }
+
     /// The example says that lines which are commented out show the default; at least they are
     /// valid.
     #[test]

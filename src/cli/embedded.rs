@@ -83,6 +83,7 @@ impl Overrides {
             for group in &mut config.portal_groups {
                 group.portals = vec![Portal {
                     address,
+                    port: None,
                     optional: false,
                 }];
             }

@@ -3,6 +3,7 @@
 //! Exit status: 0 the daemon ended as asked, or the file is good; 1 the configuration or the
 //! command line is wrong; 2 the daemon could not start or had to give up.
 
+mod check;
 mod connect;
 mod embedded;
 
@@ -14,7 +15,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::config::{Config, LoadError, Loaded, Report};
+use crate::config::{Config, LoadError, Loaded, Severity};
 use crate::state::{self, StateDir};
 use crate::{daemon, log};
 
@@ -74,10 +75,13 @@ struct Common {
 enum Command {
     /// Serve; this is what happens without a command
     Run(Overrides),
-    /// Check a configuration file and say everything that is wrong with it
+    /// Check a configuration file, and whether this machine can do what it asks
     Check {
         /// The file; by default what --config names
         file: Option<PathBuf>,
+        /// Leave the machine out: the file is for another one
+        #[arg(long)]
+        file_only: bool,
     },
     /// Print a completion script for a shell
     Completions { shell: Shell },
@@ -103,7 +107,10 @@ pub fn main() -> ExitCode {
                 return ExitCode::from(usage(&format!("{option} belongs to run")));
             }
             match other {
-                Command::Check { file } => check(&cli.common, file, colour),
+                Command::Check { file, file_only } => {
+                    let machine = (!file_only).then(|| check::Tree::new(Path::new("/")));
+                    check(&cli.common, file, machine.as_ref(), colour)
+                }
                 Command::Completions { shell } => completions(shell),
                 Command::Man => man(),
                 Command::Run(_) => EXIT_OK,
@@ -211,40 +218,69 @@ fn load(path: &Path, colour: bool) -> Result<Loaded, u8> {
     }
 }
 
-fn check(common: &Common, file: Option<PathBuf>, colour: bool) -> u8 {
+/// Checks the file, and whether `machine` can do what it says.
+fn check(
+    common: &Common,
+    file: Option<PathBuf>,
+    machine: Option<&check::Tree>,
+    colour: bool,
+) -> u8 {
     let path = match (file, &common.config) {
         (Some(file), None) => file,
         (None, Some(config)) => config.clone(),
         (Some(_), Some(_)) => return usage("name one file to check"),
         (None, None) => return usage("name a file to check, as in: iiblockdaemon check FILE"),
     };
-    match load(&path, colour) {
-        Ok(Loaded { config, report }) => {
-            println!("{}: OK: {}", path.display(), contents(&config, &report));
-            EXIT_OK
-        }
-        Err(status) => status,
+    let Loaded { config, report } = match load(&path, colour) {
+        Ok(loaded) => loaded,
+        Err(status) => return status,
+    };
+    let found = machine.map_or_else(Vec::new, |machine| check::machine(&config, machine));
+    for finding in &found {
+        eprintln!("{finding}\n");
+    }
+    let errors = found
+        .iter()
+        .filter(|finding| finding.severity == Severity::Error)
+        .count();
+    if errors > 0 {
+        eprintln!(
+            "{}: the file is good, and this machine lacks what it asks for: {}",
+            path.display(),
+            counted(errors, "error")
+        );
+        return EXIT_CONFIG;
+    }
+    let warnings = report.warnings() + found.len();
+    println!("{}: OK: {}", path.display(), contents(&config, warnings));
+    EXIT_OK
+}
+
+/// `1 word`, `2 words`
+fn counted(n: usize, word: &str) -> String {
+    match n {
+        1 => format!("1 {word}"),
+        _ => format!("{n} {word}s"),
     }
 }
 
 /// `2 targets, 3 logical units, 1 portal, 0 warnings`
-fn contents(config: &Config, report: &Report) -> String {
-    let count = |n: usize, word: &str| match n {
-        1 => format!("1 {word}"),
-        _ => format!("{n} {word}s"),
-    };
+fn contents(config: &Config, warnings: usize) -> String {
     let portals = config
         .portal_groups
         .iter()
         .map(|group| group.portals.len())
         .sum();
-    [
-        count(config.targets.len(), "target"),
-        count(config.logical_units.len(), "logical unit"),
-        count(portals, "portal"),
-        count(report.warnings(), "warning"),
-    ]
-    .join(", ")
+    let mut parts = vec![
+        counted(config.targets.len(), "target"),
+        counted(config.logical_units.len(), "logical unit"),
+        counted(portals, "portal"),
+    ];
+    if !config.ports.is_empty() {
+        parts.push(counted(config.ports.len(), "port"));
+    }
+    parts.push(counted(warnings, "warning"));
+    parts.join(", ")
 }
 
 fn completions(shell: Shell) -> u8 {

@@ -27,6 +27,7 @@ impl Config {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let loopback = |ip, optional| Portal {
             address: SocketAddr::new(ip, ISCSI_PORT),
+            port: None,
             optional,
         };
         let name = IscsiName::parse(EMBEDDED_TARGET).expect("the constant is a valid name");
@@ -44,6 +45,8 @@ impl Config {
             },
             memory: default_memory(),
             limits: default_limits(),
+            dpdk: None,
+            ports: Vec::new(),
             discovery_auth: Auth::None,
             portal_groups: vec![PortalGroup {
                 tag: 1,

@@ -1,7 +1,7 @@
 //! From the text of a configuration file to a [`Config`], or to a report of everything wrong in it.
 //!
 //! This file reads the tables that stand once (`[daemon]`, `[cores]`, `[memory]`, `[limits]`,
-//! `[discovery]`); `units` and `targets` read the others and resolve what refers to what.
+//! `[discovery]`); `ports`, `units` and `targets` read the others and resolve what refers to what.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,7 +17,7 @@ use super::model::{
 };
 use super::reader::{Findings, Section};
 use super::report::{Finding, Report};
-use super::{targets, units};
+use super::{ports, targets, units};
 use crate::state;
 
 /// The largest configuration file that is read.
@@ -164,7 +164,9 @@ fn read(mut root: Section<'_>, around: &Surroundings) -> Option<Config> {
     let state_dir = daemon
         .as_ref()
         .map_or_else(|| Path::new(""), |daemon| &daemon.state_dir);
-    let groups = units::read_portal_groups(&mut root);
+    let ports = ports::read_ports(&mut root, &cores.list);
+    let groups = units::read_portal_groups(&mut root, &ports.own);
+    ports::report_unused(&root, &ports, &groups);
     let units = units::read_logical_units(&mut root, state_dir);
     let targets = targets::read_targets(&mut root, &groups, &units, &around.dir);
     root.finish();
@@ -173,6 +175,8 @@ fn read(mut root: Section<'_>, around: &Surroundings) -> Option<Config> {
         cores,
         memory,
         limits,
+        dpdk: ports.dpdk,
+        ports: ports.ports.into_iter().map(|port| port.value).collect(),
         discovery_auth: discovery_auth?,
         portal_groups: groups.into_iter().map(|group| group.value).collect(),
         logical_units: units.into_iter().map(|unit| unit.value).collect(),

@@ -13,6 +13,8 @@ mod embedded;
 mod file;
 mod model;
 mod names;
+mod networks;
+mod ports;
 mod reader;
 mod report;
 mod secret;

@@ -10,6 +10,8 @@
 //! - sizes are whole numbers of logical blocks, names are valid iSCSI names (RFC 7143 §4.2.7);
 //! - secrets were read from their files and are not empty.
 
+mod ports;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,6 +22,8 @@ use super::secret::Secret;
 use crate::iscsi::auth::ChapAlgorithm;
 use crate::iscsi::names::{IscsiName, NamePattern};
 
+pub use ports::*;
+
 /// Everything a configuration file can say.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -27,6 +31,10 @@ pub struct Config {
     pub cores: Cores,
     pub memory: Memory,
     pub limits: Limits,
+    /// There exactly when one of the ports needs it.
+    pub dpdk: Option<Dpdk>,
+    /// Those that the daemon drives itself; often none.
+    pub ports: Vec<Port>,
     /// Authentication of discovery sessions.
     pub discovery_auth: Auth,
     /// At least one, each with at least one portal.
@@ -152,6 +160,9 @@ pub enum Access {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Portal {
     pub address: SocketAddr,
+    /// Index into [`Config::ports`] of the port that has the address; `None`: a socket of the host
+    /// listens.
+    pub port: Option<usize>,
     /// The daemon starts without it when the host does not have the address. Only the embedded
     /// configuration sets this, for `[::1]`.
     pub optional: bool,

@@ -285,6 +285,15 @@ impl<'d> Section<'d> {
         })
     }
 
+    /// One text, or an array of texts; elements of other types are reported and left out.
+    pub(super) fn text_or_texts(&mut self, key: &'static str) -> Vec<At<&'d str>> {
+        let single = self.table.get(key);
+        if single.is_some_and(|value| value.get_ref().as_str().is_some()) {
+            return self.text(key).into_iter().collect();
+        }
+        self.texts(key).map_or_else(Vec::new, |texts| texts.value)
+    }
+
     /// An array of whole numbers; elements that are not are reported and left out.
     pub(super) fn integers(
         &mut self,

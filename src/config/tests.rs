@@ -382,7 +382,7 @@ fn portals_and_their_groups() {
     one(
         portals,
         "[\"dpdk:0000:01:00.0\"]",
-        "4:12 \"dpdk:0000:01:00.0\" is not a portal | serving \"0000:01:00.0\" over DPDK needs the feature `dpdk`",
+        "4:12 \"dpdk:0000:01:00.0\" is not a portal | a portal is an address: give \"0000:01:00.0\" a [[port]]",
     );
     one(portals, "[]", "4:11 portals is empty");
     one(
@@ -794,4 +794,5 @@ fn files_that_cannot_be_read_say_what_to_do() {
 }
 
 mod hostile;
+mod ports;
 mod targets;

@@ -3,13 +3,14 @@
 //! No two groups may listen on one address, since a connection has to belong to one group
 //! (RFC 7143 §4.4.1), and no two units may use one backing object.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::path::{Component, Path, PathBuf};
 
 use super::model::{
     Access, Backend, Engine, LogicalUnit, OutOfSpace, Portal, PortalGroup, ReservationMatching,
     SoftThreshold, Thin,
 };
+use super::networks::Own;
 use super::reader::{At, Section};
 use super::report::{Finding, Span};
 use super::suggest::nearest;
@@ -33,7 +34,8 @@ const OUT_OF_SPACE: [(&str, OutOfSpace); 2] =
 /// The most logical units of one process.
 pub const UNITS_MAX: usize = 4096;
 
-pub(super) fn read_portal_groups(root: &mut Section<'_>) -> Vec<At<PortalGroup>> {
+/// `own` are the addresses of the daemon's own ports.
+pub(super) fn read_portal_groups(root: &mut Section<'_>, own: &[Own]) -> Vec<At<PortalGroup>> {
     let sections = root.tables("portal_group", "[[portal_group]]");
     if sections.is_empty() && !root.has("portal_group") {
         root.missing(
@@ -42,13 +44,13 @@ pub(super) fn read_portal_groups(root: &mut Section<'_>) -> Vec<At<PortalGroup>>
         );
     }
     let mut groups: Vec<At<PortalGroup>> = Vec::with_capacity(sections.len());
-    let mut listening: Vec<(SocketAddr, Span)> = Vec::new();
+    let mut listening: Vec<(Portal, Span)> = Vec::new();
     for mut section in sections {
         let tag = section.integer("tag", 0..=65_535, "");
         if tag.is_none() && !section.has("tag") {
             section.missing("tag", "number the group, as in tag = 1");
         }
-        let portals = read_portals(&mut section, &mut listening);
+        let portals = read_portals(&mut section, own, &mut listening);
         let access = section.choice("access", &ACCESS).map(|access| access.value);
         let preferred = section.boolean("preferred").unwrap_or(false);
         if let Some(tag) = tag {
@@ -75,7 +77,11 @@ pub(super) fn read_portal_groups(root: &mut Section<'_>) -> Vec<At<PortalGroup>>
     groups
 }
 
-fn read_portals(section: &mut Section<'_>, listening: &mut Vec<(SocketAddr, Span)>) -> Vec<Portal> {
+fn read_portals(
+    section: &mut Section<'_>,
+    own: &[Own],
+    listening: &mut Vec<(Portal, Span)>,
+) -> Vec<Portal> {
     let Some(texts) = section.texts("portals") else {
         if !section.has("portals") {
             section.missing(
@@ -99,47 +105,91 @@ fn read_portals(section: &mut Section<'_>, listening: &mut Vec<(SocketAddr, Span
                 continue;
             }
         };
-        if address.port() == 0 {
-            let message = format!("portal {address} takes any free port");
-            let help = "initiators look for a known one; iSCSI's is 3260";
-            section.report(Finding::warning(text.span.clone(), message).help(help));
+        let port = own.iter().find(|own| own.ip == address.ip());
+        let portal = Portal {
+            address,
+            port: port.map(|own| own.port),
+            optional: false,
+        };
+        if let (Some(own), SocketAddr::V6(scoped)) = (port, address)
+            && scoped.scope_id() != 0
+        {
+            report_scope(section, &scoped, own, &text.span);
+            continue;
         }
-        match listening.iter().find(|(other, _)| overlap(*other, address)) {
-            Some((other, span)) => section.report(
-                Finding::error(text.span, format!("portal {address} collides with {other}"))
-                    .label("here again")
-                    .other(span.clone(), "already listens here")
-                    .help(
-                        "a portal belongs to one portal group, and an unspecified address takes \
-                           its port on all addresses",
-                    ),
-            ),
+        if address.port() == 0 {
+            report_any_port(section, address, port, &text.span);
+        }
+        match listening.iter().find(|(other, _)| overlap(other, &portal)) {
+            Some((other, span)) => {
+                let message = format!("portal {address} collides with {}", other.address);
+                section.report(
+                    Finding::error(text.span, message)
+                        .label("here again")
+                        .other(span.clone(), "already listens here")
+                        .help(
+                            "a portal belongs to one portal group, and an unspecified address \
+                             takes its port on all addresses",
+                        ),
+                );
+            }
             None => {
-                listening.push((address, text.span));
-                portals.push(Portal {
-                    address,
-                    optional: false,
-                });
+                listening.push((portal, text.span));
+                portals.push(portal);
             }
         }
     }
     portals
 }
 
-/// Whether one of the two addresses would take the other's connections.
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    a.port() == b.port()
-        && a.port() != 0
-        && a.is_ipv4() == b.is_ipv4()
-        && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+/// Reports port 0, with which only the host's sockets can do something.
+fn report_any_port(section: &Section<'_>, address: SocketAddr, own: Option<&Own>, span: &Span) {
+    let message = format!("portal {address} takes any free port");
+    let finding = match own {
+        None => Finding::warning(span.clone(), message)
+            .help("initiators look for a known one; iSCSI's is 3260"),
+        Some(own) => Finding::error(span.clone(), message)
+            .other(own.span.clone(), "this address is no socket of the host's")
+            .help(format!("name the port: iSCSI's is {ISCSI_PORT}")),
+    };
+    section.report(finding);
+}
+
+/// Reports a scope, which names an interface of the host's.
+fn report_scope(section: &Section<'_>, address: &SocketAddrV6, own: &Own, span: &Span) {
+    let message = format!(
+        "portal {address} has the scope {}, on a port",
+        address.scope_id()
+    );
+    let bare = SocketAddrV6::new(*address.ip(), address.port(), 0, 0);
+    section.report(
+        Finding::error(span.clone(), message)
+            .other(own.span.clone(), "this address is no socket of the host's")
+            .help(format!(
+                "a port is no interface of the host's: write {bare}"
+            )),
+    );
+}
+
+/// Whether one of the two portals would take the other's connections. An unspecified address is the
+/// host's.
+fn overlap(a: &Portal, b: &Portal) -> bool {
+    let (of_a, of_b) = (a.address, b.address);
+    let any = |one: &Portal, other: &Portal| {
+        one.address.ip().is_unspecified() && one.port.is_none() && other.port.is_none()
+    };
+    of_a.port() == of_b.port()
+        && of_a.port() != 0
+        && of_a.is_ipv4() == of_b.is_ipv4()
+        && (of_a.ip() == of_b.ip() || any(a, b) || any(b, a))
 }
 
 /// An address with or without a port; the error is the remedy.
 pub(crate) fn parse_portal(text: &str) -> Result<SocketAddr, String> {
     if let Some(device) = text.strip_prefix("dpdk:") {
         return Err(format!(
-            "serving {device:?} over DPDK needs the feature `dpdk`, which this build does not \
-             have; use a host address such as \"0.0.0.0:3260\""
+            "a portal is an address: give {device:?} a [[port]] with type = \"dpdk\" and \
+             addresses, and name one of those addresses here"
         ));
     }
     if let Ok(address) = text.parse::<SocketAddr>() {
