@@ -1,4 +1,4 @@
-//! An [`Initiator`] over a TCP socket, one call at a time.
+//! An [`Initiator`] over a TCP socket, or another [`Line`], one call at a time.
 //!
 //! Every wait is bounded by the timeout that was given at the start; nothing sleeps. While bytes
 //! wait to be sent the socket is also read, so that a target which stops reading until it is rid of
@@ -104,10 +104,75 @@ fn range_cdb(opcode: u8, flags: u8, lba: u64, blocks: u32) -> [u8; 16] {
     cdb
 }
 
+/// What the bytes of a connection go over. Nothing but [`Line::wait`] waits.
+pub trait Line {
+    /// Waits until something can be received, or sent where `to_send`: which of both. `None`: not
+    /// within `timeout`.
+    ///
+    /// # Errors
+    /// The connection's, or the operating system's.
+    fn wait(&mut self, to_send: bool, timeout: Duration) -> io::Result<Option<Ready>>;
+
+    /// Sends what there is room for.
+    ///
+    /// # Errors
+    /// The connection's.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Receives what has come; 0 when the other side has closed.
+    ///
+    /// # Errors
+    /// The connection's.
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize>;
+
+    /// Ends our side.
+    ///
+    /// # Errors
+    /// The connection's.
+    fn close(&mut self) -> io::Result<()>;
+}
+
+/// What a [`Line`] is ready for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ready {
+    pub to_read: bool,
+    pub to_write: bool,
+}
+
+impl Line for TcpStream {
+    fn wait(&mut self, to_send: bool, timeout: Duration) -> io::Result<Option<Ready>> {
+        let timeout =
+            Timespec::try_from(timeout).map_err(|_| io::Error::from(ErrorKind::InvalidInput))?;
+        let mut wanted = PollFlags::IN;
+        wanted.set(PollFlags::OUT, to_send);
+        let mut fds = [PollFd::new(self, wanted)];
+        if poll(&mut fds, Some(&timeout))? == 0 {
+            return Ok(None);
+        }
+        let ready = fds[0].revents();
+        Ok(Some(Ready {
+            to_read: ready.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR),
+            to_write: ready.contains(PollFlags::OUT),
+        }))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Write::write(self, bytes)
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        Read::read(self, bytes)
+    }
+
+    fn close(&mut self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
 /// One connection of an initiator.
 #[derive(Debug)]
-pub struct TcpInitiator {
-    stream: TcpStream,
+pub struct TcpInitiator<L = TcpStream> {
+    stream: L,
     engine: Initiator,
     timeout: Duration,
     scratch: Box<[u8]>,
@@ -133,23 +198,7 @@ impl TcpInitiator {
         let stream = TcpStream::connect_timeout(&address, timeout)?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
-        Ok(Self {
-            stream,
-            engine: Initiator::new(config),
-            timeout,
-            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
-            out: Vec::new(),
-            set_aside: VecDeque::new(),
-        })
-    }
-
-    /// Runs the login that the configuration describes to its end.
-    pub fn login(&mut self) -> Result<(), Failure> {
-        match self.next_event()? {
-            Event::LoggedIn => Ok(()),
-            Event::LoginRefused(status) => Err(Failure::LoginRefused(status)),
-            other => Err(Failure::Unexpected(Box::new(other))),
-        }
+        Ok(Self::over(stream, config, timeout))
     }
 
     /// Lists the targets that this initiator may see, with their addresses, in a discovery session.
@@ -171,6 +220,29 @@ impl TcpInitiator {
         }
         Ok(targets)
     }
+}
+
+impl<L: Line> TcpInitiator<L> {
+    /// Over a connection that stands. Sends nothing.
+    pub fn over(stream: L, config: Config, timeout: Duration) -> Self {
+        Self {
+            stream,
+            engine: Initiator::new(config),
+            timeout,
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            out: Vec::new(),
+            set_aside: VecDeque::new(),
+        }
+    }
+
+    /// Runs the login that the configuration describes to its end.
+    pub fn login(&mut self) -> Result<(), Failure> {
+        match self.next_event()? {
+            Event::LoggedIn => Ok(()),
+            Event::LoginRefused(status) => Err(Failure::LoginRefused(status)),
+            other => Err(Failure::Unexpected(Box::new(other))),
+        }
+    }
 
     /// The engine, to look at or to submit to; call [`Self::flush`] or wait for something
     /// afterwards.
@@ -179,13 +251,13 @@ impl TcpInitiator {
     }
 
     /// The socket, to pull at.
-    pub fn stream(&self) -> &TcpStream {
+    pub fn stream(&self) -> &L {
         &self.stream
     }
 
     /// Gives the connection up to someone who drives it by other means. The socket is non-blocking;
     /// all bytes that arrived were taken, and none are waiting to be sent.
-    pub fn into_parts(mut self) -> Result<(TcpStream, Numbers, Negotiated), Failure> {
+    pub fn into_parts(mut self) -> Result<(L, Numbers, Negotiated), Failure> {
         self.flush()?;
         Ok((
             self.stream,
@@ -375,7 +447,7 @@ impl TcpInitiator {
             Event::Logout { .. } => {}
             other => return Err(Failure::Unexpected(Box::new(other))),
         }
-        self.stream.shutdown(Shutdown::Write)?;
+        self.stream.close()?;
         self.wait_closed()
     }
 
@@ -403,19 +475,17 @@ impl TcpInitiator {
         }
     }
 
-    /// Waits until the socket is ready. `None`: something else is to be sent first, since the
-    /// window has opened by what came on another connection of the session.
-    fn wait_ready(&mut self) -> Result<Option<PollFlags>, Failure> {
+    /// Waits until the line is ready. `None`: something else is to be sent first, since the window
+    /// has opened by what came on another connection of the session.
+    fn wait_ready(&mut self) -> Result<Option<Ready>, Failure> {
         let waits = self.out.is_empty() && self.engine.waits_for_window();
         let looks = if waits { WINDOW_LOOKS } else { 1 };
-        let timeout = Timespec::try_from(self.timeout / looks)
-            .map_err(|_| Failure::Io(io::Error::from(ErrorKind::InvalidInput)))?;
         for _ in 0..looks {
-            let mut wanted = PollFlags::IN;
-            wanted.set(PollFlags::OUT, !self.out.is_empty());
-            let mut fds = [PollFd::new(&self.stream, wanted)];
-            if poll(&mut fds, Some(&timeout)).map_err(io::Error::from)? > 0 {
-                return Ok(Some(fds[0].revents()));
+            let ready = self
+                .stream
+                .wait(!self.out.is_empty(), self.timeout / looks)?;
+            if ready.is_some() {
+                return Ok(ready);
             }
             self.engine.poll_transmit(&mut self.out);
             if waits && !self.out.is_empty() {
@@ -425,16 +495,16 @@ impl TcpInitiator {
         Err(Failure::TimedOut)
     }
 
-    /// Waits until the socket can be read, or written if something is to be, and does so once.
+    /// Waits until the line can be read, or written if something is to be, and does so once.
     fn pump(&mut self) -> Result<(), Failure> {
         let Some(ready) = self.wait_ready()? else {
             return Ok(());
         };
-        if ready.contains(PollFlags::OUT) {
+        if ready.to_write {
             let sent = self.stream.write(&self.out)?;
             self.out.drain(..sent);
         }
-        if ready.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+        if ready.to_read {
             match self.stream.read(&mut self.scratch)? {
                 0 => return Err(Failure::Closed),
                 read => self.engine.receive(&self.scratch[..read])?,
