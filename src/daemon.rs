@@ -1,25 +1,30 @@
 //! Start and stop order of the daemon, and its control thread.
 //!
 //! ```text
-//! start:  digests tested ─► identities ─► backing objects ─► portals bound ─► cores ─► ready
+//! start:  digests tested ─► identities ─► backing objects ─► ports opened ─► portals bound
+//!         ─► cores ─► ready
 //! stop:   portals closed ─► initiators asked to log out ─► (bound) ─► connections closed,
-//!         devices finished and flushed ─► cores ended ─► exit
+//!         devices finished and flushed, flows at their end ─► cores ended ─► ports closed ─► exit
 //! ```
 //!
 //! The control thread accepts connections and gives each to a core, keeps the session directory,
-//! puts what cores tell into words, and feeds systemd's watchdog while every core moves. It never
-//! waits for a core.
+//! puts what cores tell into words, says when a core stands still, and feeds systemd's watchdog
+//! while none does. It never waits for a core.
 
 mod build;
+mod cores;
+mod hooks;
 mod narrator;
+mod portals;
+mod ports;
 mod signals;
 mod stopper;
 mod surveyor;
+mod watchdog;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,24 +33,30 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{error, info, warn};
 
-use crate::backend::{self, Backing, UnitIndex};
-use crate::config::{Config, CoreList, Placement, Poll};
+use crate::backend::UnitIndex;
+use crate::config::{Config, Placement};
 use crate::control::directory::Directory;
-use crate::control::ring::{Inbox, Outbox, Sender, inbox};
-use crate::iscsi::login;
-use crate::iscsi::session::{CONNECTIONS_MAX, Guards, Timeouts};
-use crate::net::{Listener, Poller, Ready, Stream};
+use crate::control::ring::{Inbox, Sender, inbox};
+use crate::net::{Listener, Poller, Ready, host};
+use crate::reactor::clock;
 use crate::reactor::message::{ToControl, ToCore};
-use crate::reactor::{Heartbeat, Plan, Polling, Reactor, affinity, clock, fill_random};
 use crate::scsi::NonVolatile;
 use crate::state::StateDir;
+use cores::CoreHandle;
+pub use hooks::Hooks;
+#[cfg(any(test, feature = "testing"))]
+pub use hooks::Wrap;
 use narrator::Narrator;
+use ports::Devices;
 pub use signals::Signals;
 pub use stopper::Stopper;
 use surveyor::Surveyor;
+use watchdog::Watchdog;
 
 /// Connections accepted from one portal in one turn.
 const ACCEPT_BURST: usize = 64;
+/// Messages that the control thread handles in one turn.
+const INBOX_BURST: usize = 256;
 /// How long no connection is accepted after accepting has failed.
 const DEAF: Duration = Duration::from_millis(100);
 /// How long the control thread sleeps at most.
@@ -66,92 +77,6 @@ impl StartError {
         Self {
             message: message.into(),
         }
-    }
-}
-
-/// Given a unit's name and its backing object: what is served in its place.
-#[cfg(any(test, feature = "testing"))]
-pub type Wrap = Box<dyn Fn(&str, Arc<Backing>) -> Arc<Backing>>;
-
-/// What tests change about a daemon. The default changes nothing.
-#[derive(Default)]
-pub struct Hooks {
-    /// Replaces the backing object of a unit, by its name, with what is served in its place.
-    #[cfg(any(test, feature = "testing"))]
-    pub wrap: Option<Wrap>,
-    /// Takes the place of the kernel's random source in logins.
-    #[cfg(any(test, feature = "testing"))]
-    pub random: Option<fn(&mut [u8])>,
-    /// The core that the next connections are given to, whatever the configuration says.
-    #[cfg(any(test, feature = "testing"))]
-    pub place: Option<Arc<AtomicUsize>>,
-    /// Guards that a test can take away.
-    pub guards: Arc<Guards>,
-}
-
-impl std::fmt::Debug for Hooks {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Hooks")
-    }
-}
-
-impl Hooks {
-    /// Hooks by environment, for tests that run the binary: `IIBD_TEST_NO_FLUSH=1` switches flushes
-    /// and FUA off, so that a test of durability is seen to fail. No other build looks at it.
-    #[cfg(any(test, feature = "testing"))]
-    fn from_environment() -> Self {
-        if std::env::var_os("IIBD_TEST_NO_FLUSH").is_none_or(|value| value != "1") {
-            return Self::default();
-        }
-        warn!("IIBD_TEST_NO_FLUSH: acknowledged writes are NOT durable");
-        let faults = Arc::new(backend::Faults::default());
-        faults.drop_durability(true);
-        let wrap = move |_: &str, backing| Backing::with_faults(&backing, Arc::clone(&faults));
-        Self {
-            wrap: Some(Box::new(wrap)),
-            ..Self::default()
-        }
-    }
-
-    #[cfg(not(any(test, feature = "testing")))]
-    fn from_environment() -> Self {
-        Self::default()
-    }
-
-    #[cfg(any(test, feature = "testing"))]
-    fn wrap(&self, name: &str, backing: Arc<Backing>) -> Arc<Backing> {
-        match &self.wrap {
-            Some(wrap) => wrap(name, backing),
-            None => backing,
-        }
-    }
-
-    #[cfg(any(test, feature = "testing"))]
-    fn place(&self) -> Option<Arc<AtomicUsize>> {
-        self.place.clone()
-    }
-
-    #[cfg(not(any(test, feature = "testing")))]
-    #[expect(clippy::unused_self, reason = "only tests change anything")]
-    fn place(&self) -> Option<Arc<AtomicUsize>> {
-        None
-    }
-
-    #[cfg(any(test, feature = "testing"))]
-    fn random(&self) -> fn(&mut [u8]) {
-        self.random.unwrap_or(fill_random)
-    }
-
-    #[cfg(not(any(test, feature = "testing")))]
-    #[expect(clippy::unused_self, reason = "only tests change anything")]
-    fn random(&self) -> fn(&mut [u8]) {
-        fill_random
-    }
-
-    #[cfg(not(any(test, feature = "testing")))]
-    #[expect(clippy::unused_self, reason = "only tests change anything")]
-    fn wrap(&self, _name: &str, backing: Arc<Backing>) -> Arc<Backing> {
-        backing
     }
 }
 
@@ -199,6 +124,8 @@ fn raise_descriptor_limit() {
 #[derive(Debug)]
 pub struct Daemon {
     listeners: Vec<(Listener, u16)>,
+    /// All portals, those of ports too.
+    addresses: Vec<(SocketAddr, u16)>,
     poller: Poller,
     inbox: Inbox<ToControl>,
     own: Sender<ToControl>,
@@ -215,22 +142,13 @@ pub struct Daemon {
     phase: Phase,
     /// Accepting has failed: portals are not watched until then.
     deaf_until: Option<Instant>,
-    watchdog: Option<Duration>,
-    next_watchdog: Instant,
-    last_turns: Vec<u64>,
+    watchdog: Watchdog,
     /// By unit: under which name its state is kept.
     unit_uuids: Vec<[u8; 16]>,
     state: StateDir,
     surveyor: Surveyor,
-}
-
-#[derive(Debug)]
-struct CoreHandle {
-    outbox: Outbox<ToCore>,
-    thread: Option<std::thread::JoinHandle<()>>,
-    heartbeat: Arc<Heartbeat>,
-    connections: usize,
-    stopped: bool,
+    /// What ports need as long as any core has one.
+    devices: Devices,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -260,21 +178,27 @@ impl Daemon {
     pub fn start(config: &Config, state: StateDir, hooks: &Hooks) -> Result<Self, StartError> {
         crate::pdu::self_test().map_err(StartError::new)?;
         let units = build::units(config, &state, hooks)?;
-        let listeners = bind(config)?;
-        let nodes = build::nodes(config, &listeners)?;
+        let (ports, devices) = ports::open(config, hooks)?;
+        let portals = portals::bind(config)?;
+        let nodes = build::nodes(config, &portals.addresses)?;
         let (inbox, own) = inbox().map_err(|error| StartError::new(error.to_string()))?;
-        let cpus = cpus(config)?;
         let uuid = |unit: &crate::scsi::LogicalUnit| *unit.identity().uuid();
         let unit_uuids = units.replicas.iter().map(uuid).collect();
-        let cores = Self::start_cores(config, &cpus, &units, &nodes, &own, hooks)?;
+        let served = cores::Served {
+            units: &units,
+            nodes: &nodes,
+            ports,
+        };
+        let cores = cores::start(config, served, &own, hooks)?;
         let names = config.logical_units.iter().map(|unit| unit.name.clone());
         let senders = cores.iter().map(|core| core.outbox.sender()).collect();
         let surveyor = Surveyor::start(config, &units, senders)?;
         let mut poller = Poller::new().map_err(|error| StartError::new(error.to_string()))?;
-        watch(&mut poller, &listeners, &inbox)?;
-        let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
+        portals::watch(&mut poller, &portals.listeners, &inbox)?;
+        let interval = sd_notify::watchdog_enabled().map(|interval| interval / 2);
         Ok(Self {
-            listeners,
+            listeners: portals.listeners,
+            addresses: portals.addresses,
             poller,
             inbox,
             own,
@@ -288,89 +212,17 @@ impl Daemon {
             deadline: None,
             phase: Phase::Serving,
             deaf_until: None,
-            watchdog,
-            next_watchdog: clock::now(),
-            last_turns: vec![0; cores.len()],
+            watchdog: Watchdog::new(cores.len(), interval, clock::now()),
             cores,
             unit_uuids,
             state,
+            devices,
         })
-    }
-
-    fn start_cores(
-        config: &Config,
-        cpus: &[Option<usize>],
-        units: &build::Units,
-        nodes: &Arc<crate::iscsi::node::Nodes>,
-        control: &Sender<ToControl>,
-        hooks: &Hooks,
-    ) -> Result<Vec<CoreHandle>, StartError> {
-        let count = cpus.len();
-        let (mut inboxes, mut senders) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        for _ in 0..count {
-            let (inbox, sender) = inbox().map_err(|error| StartError::new(error.to_string()))?;
-            inboxes.push(inbox);
-            senders.push(sender);
-        }
-        let mut handles = Vec::with_capacity(count);
-        for (core, inbox) in inboxes.into_iter().enumerate() {
-            let heartbeat = Arc::new(Heartbeat::default());
-            let plan = Plan {
-                core,
-                cpu: cpus[core],
-                polling: polling(config),
-                pool_bytes: config.memory.pool_bytes_per_core,
-                pages: build::pages(config.memory.pages),
-                nodes: Arc::clone(nodes),
-                units: units
-                    .replicas
-                    .iter()
-                    .map(|unit| unit.replica(core))
-                    .collect(),
-                backings: units.backings.clone(),
-                backend: backend::Options {
-                    units: u16::try_from(units.replicas.len())
-                        .unwrap_or(u16::MAX)
-                        .max(1),
-                    ..backend::Options::default()
-                },
-                timeouts: timeouts(config),
-                login_timeout: config.limits.login_timeout,
-                random: hooks.random(),
-                login_limits: login::Limits {
-                    // No task outlives its connection at ErrorRecoveryLevel 0.
-                    default_time2retain_s: 0,
-                    // What every session opens with, however short memory is: MaxCmdSN may not go
-                    // back in the final response.
-                    command_window: 1,
-                    ..login::Limits::default()
-                },
-                greetings_max: (config.limits.unauthenticated_connections / count).max(1),
-                joined_max: (config.limits.sessions / count).max(CONNECTIONS_MAX.into()),
-                inbox,
-                cores: senders.clone(),
-                control: control.clone(),
-                heartbeat: Arc::clone(&heartbeat),
-                guards: Arc::clone(&hooks.guards),
-            };
-            let thread = start_core(plan)?;
-            handles.push(CoreHandle {
-                outbox: Outbox::new(senders[core].clone()),
-                thread: Some(thread),
-                heartbeat,
-                connections: 0,
-                stopped: false,
-            });
-        }
-        Ok(handles)
     }
 
     /// Where it listens.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners
-            .iter()
-            .map(|(listener, _)| listener.address())
-            .collect()
+        self.addresses.iter().map(|(address, _)| *address).collect()
     }
 
     /// Where its configuration comes from: read again when it is told to look again.
@@ -422,7 +274,7 @@ impl Daemon {
                 core.outbox.retry();
             }
             self.narrator.turn(now);
-            self.feed_watchdog(now);
+            self.watch_cores(now);
             if let Some(end) = self.proceed(now) {
                 return end;
             }
@@ -480,7 +332,7 @@ impl Daemon {
         }
     }
 
-    fn place(&mut self, stream: Stream, portal_group_tag: u16) {
+    fn place(&mut self, stream: host::Stream, portal_group_tag: u16) {
         let chosen = self.place.as_ref();
         let chosen = chosen.map(|core| core.load(Ordering::Acquire) % self.cores.len());
         let core = chosen.unwrap_or_else(|| self.core_for(&stream));
@@ -492,7 +344,7 @@ impl Daemon {
         });
     }
 
-    fn core_for(&self, stream: &Stream) -> usize {
+    fn core_for(&self, stream: &host::Stream) -> usize {
         match self.placement {
             Placement::Least => {
                 let loads = self.cores.iter().map(|core| core.connections).enumerate();
@@ -508,8 +360,12 @@ impl Daemon {
         }
     }
 
+    /// What is left is for the next turn, which does not wait then.
     fn drain_inbox(&mut self, now: Instant) {
-        while let Some(message) = self.inbox.pop() {
+        for _ in 0..INBOX_BURST {
+            let Some(message) = self.inbox.pop() else {
+                return;
+            };
             match message {
                 ToControl::Admit {
                     core,
@@ -532,6 +388,7 @@ impl Daemon {
                     }
                 }
                 ToControl::Ended { tsih, core } => self.directory.ended(tsih, core),
+                ToControl::Arrived { core } => self.cores[core].connections += 1,
                 ToControl::Gone { core } => {
                     let connections = &mut self.cores[core].connections;
                     *connections = connections.saturating_sub(1);
@@ -615,6 +472,7 @@ impl Daemon {
                             let _ = thread.join();
                         }
                     }
+                    self.devices.close();
                     self.surveyor.end();
                     self.narrator.finish();
                     info!("stopped");
@@ -630,29 +488,16 @@ impl Daemon {
         }
     }
 
-    fn feed_watchdog(&mut self, now: Instant) {
-        let Some(interval) = self.watchdog else {
-            return;
-        };
-        if now < self.next_watchdog {
-            return;
+    fn watch_cores(&mut self, now: Instant) {
+        for (at, core) in self.cores.iter().enumerate() {
+            let (turns, asleep) = (core.heartbeat.turns(), core.outbox.receiver_sleeps());
+            if let Some(word) = self.watchdog.look(at, turns, asleep, now) {
+                word.log();
+            }
         }
-        self.next_watchdog = now + interval;
-        let turns: Vec<_> = self
-            .cores
-            .iter()
-            .map(|core| core.heartbeat.turns())
-            .collect();
-        let moves = turns
-            .iter()
-            .zip(&self.last_turns)
-            .all(|(now, last)| now != last);
-        if moves {
+        if self.watchdog.feeds(now) {
             notify(&[sd_notify::NotifyState::Watchdog]);
-        } else {
-            warn!("a data core does not turn: the watchdog is not fed");
         }
-        self.last_turns = turns;
     }
 }
 
@@ -661,138 +506,4 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         error!(%error, "systemd could not be notified");
     }
-}
-
-fn polling(config: &Config) -> Polling {
-    match config.cores.poll {
-        Poll::Adaptive => Polling::Adaptive,
-        Poll::Busy => Polling::Busy,
-    }
-}
-
-fn timeouts(config: &Config) -> Timeouts {
-    Timeouts {
-        ping_interval: config.limits.nop_interval,
-        ping_timeout: config.limits.nop_timeout,
-        no_progress: config.limits.no_progress_timeout,
-    }
-}
-
-/// A core that panics has state that nobody can trust, and other cores wait for it: the process
-/// ends, and whoever supervises it starts it again. (Logins of strangers are guarded one by one,
-/// inside.)
-fn run_or_abort(core: usize, reactor: Reactor) {
-    if std::panic::catch_unwind(AssertUnwindSafe(|| reactor.run())).is_err() {
-        error!(core, "a data core panicked: the process ends");
-        std::process::abort();
-    }
-}
-
-fn start_core(plan: Plan) -> Result<std::thread::JoinHandle<()>, StartError> {
-    let core = plan.core;
-    let (tell, told) = std::sync::mpsc::sync_channel(1);
-    let thread = std::thread::Builder::new()
-        .name(format!("core-{core}"))
-        .spawn(move || match Reactor::new(plan) {
-            Ok(reactor) => {
-                let _ = tell.send(Ok(()));
-                run_or_abort(core, reactor);
-            }
-            Err(message) => {
-                let _ = tell.send(Err(message));
-            }
-        })
-        .map_err(|error| StartError::new(format!("core {core}: {error}")))?;
-    match told.recv() {
-        Ok(Ok(())) => Ok(thread),
-        Ok(Err(message)) => Err(StartError::new(format!("core {core}: {message}"))),
-        Err(_) => Err(StartError::new(format!(
-            "core {core} ended while it started"
-        ))),
-    }
-}
-
-/// Which CPU each core is pinned to, if any.
-fn cpus(config: &Config) -> Result<Vec<Option<usize>>, StartError> {
-    let available = affinity::available();
-    let wanted = match &config.cores.list {
-        CoreList::List(list) => list.clone(),
-        CoreList::Count(count) => {
-            // The first CPUs are left to the kernel, the control thread and everybody else.
-            let skip = available.len().saturating_sub(*count);
-            available
-                .iter()
-                .copied()
-                .skip(skip)
-                .chain(available.iter().copied().cycle())
-                .take(*count)
-                .collect()
-        }
-    };
-    if !config.cores.pin {
-        return Ok(vec![None; wanted.len()]);
-    }
-    if let Some(cpu) = wanted.iter().find(|cpu| !available.contains(cpu)) {
-        return Err(StartError::new(format!(
-            "cores.list: CPU {cpu} is not one of those that this process may use ({available:?})\n  help: \
-             choose from these, or set pin = false"
-        )));
-    }
-    Ok(wanted.into_iter().map(Some).collect())
-}
-
-fn bind(config: &Config) -> Result<Vec<(Listener, u16)>, StartError> {
-    let mut listeners = Vec::new();
-    for group in &config.portal_groups {
-        for portal in &group.portals {
-            match Listener::bind(portal.address) {
-                Ok(listener) => listeners.push((listener, group.tag)),
-                Err(error) if portal.optional => {
-                    info!(address = %portal.address, %error, "this portal is left out");
-                }
-                Err(error) => {
-                    return Err(StartError::new(format!(
-                        "portal_group {}: portals: cannot listen on {}: {error}\n  help: {}",
-                        group.tag,
-                        portal.address,
-                        bind_remedy(&error, portal.address),
-                    )));
-                }
-            }
-        }
-    }
-    Ok(listeners)
-}
-
-fn bind_remedy(error: &std::io::Error, address: SocketAddr) -> String {
-    match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            format!(
-                "another program listens there (`ss -ltnp sport = :{}` names it)",
-                address.port()
-            )
-        }
-        std::io::ErrorKind::AddrNotAvailable => {
-            "no interface of this machine has that address".to_owned()
-        }
-        std::io::ErrorKind::PermissionDenied => {
-            "ports below 1024 need CAP_NET_BIND_SERVICE".to_owned()
-        }
-        _ => "choose another address".to_owned(),
-    }
-}
-
-fn watch(
-    poller: &mut Poller,
-    listeners: &[(Listener, u16)],
-    inbox: &Inbox<ToControl>,
-) -> Result<(), StartError> {
-    for (at, (listener, _)) in listeners.iter().enumerate() {
-        poller
-            .add(&listener.as_fd(), at as u64)
-            .map_err(|error| StartError::new(format!("epoll: {error}")))?;
-    }
-    poller
-        .add(&inbox.doorbell(), DOORBELL)
-        .map_err(|error| StartError::new(format!("epoll: {error}")))
 }

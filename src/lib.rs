@@ -3,13 +3,15 @@
 //! ```text
 //!        one core: Reactor owns everything between the two lines and shares nothing
 //! ────────────────────────────────────────────────────────────────────────────────────
+//! NIC queue ─► port ─► net::stack ─┐
+//!              frames   TCP        ▼
 //!  host TCP ─► net::host ─► Stream ─► pdu ──────► iscsi ───────► scsi ────► backend
 //!               sockets     bytes    framer:    connection,    task:       request
 //!                                    BHS+AHS+   login,         CDB →
 //!                                    data+CRC   session,       handler
 //!                                               CmdSN window                │ completion
 //!  host TCP ◄─ net::host ◄─ Stream ◄─ pdu ◄────── iscsi ◄─────── scsi ◄─────┘
-//!                                    Data-In, R2T, status and sense, StatSN
+//! NIC queue ◄─ port ◄─ net::stack ◄──┘   Data-In, R2T, status and sense, StatSN
 //! ────────────────────────────────────────────────────────────────────────────────────
 //!  one bounded lock-free inbox per core ◄──► other cores, and the control thread
 //! ```

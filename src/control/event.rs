@@ -26,6 +26,8 @@ pub enum Event {
     },
     /// Something of the daemon's own failed.
     Trouble(String),
+    /// What a core has done, at its end.
+    Account(String),
 }
 
 /// Who has logged in to what.

@@ -83,6 +83,16 @@ impl<T> Inbox<T> {
         }
     }
 
+    /// Nothing waits to be received.
+    pub fn is_empty(&self) -> bool {
+        self.0.queue.is_empty()
+    }
+
+    /// How many messages wait to be received.
+    pub fn len(&self) -> usize {
+        self.0.queue.len()
+    }
+
     /// Announces that the receiver is about to sleep. `false` means that a message has come in
     /// between: do not sleep.
     #[must_use]
@@ -117,11 +127,21 @@ impl<T> Sender<T> {
     /// The message itself, when the inbox is full.
     pub fn push(&self, message: T) -> Result<(), T> {
         self.0.queue.push(message)?;
+        self.wake();
+        Ok(())
+    }
+
+    /// Wakes the receiver if it sleeps: after something was put where it looks besides.
+    pub fn wake(&self) {
         fence(Ordering::SeqCst);
         if self.0.sleeping.load(Ordering::Relaxed) {
             self.ring();
         }
-        Ok(())
+    }
+
+    /// The receiver sleeps, or is about to.
+    pub fn is_asleep(&self) -> bool {
+        self.0.sleeping.load(Ordering::Relaxed)
     }
 
     /// Wakes the receiver whatever it does.
@@ -179,6 +199,16 @@ impl<T> Outbox<T> {
                 return;
             }
         }
+    }
+
+    /// See [`Sender::is_asleep`].
+    pub fn receiver_sleeps(&self) -> bool {
+        self.sender.is_asleep()
+    }
+
+    /// See [`Sender::wake`].
+    pub fn wake(&self) {
+        self.sender.wake();
     }
 
     /// Another way into the same inbox, for another thread.

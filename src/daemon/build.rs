@@ -1,5 +1,6 @@
 //! From the configuration to what cores serve: backing objects, logical units, target nodes.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tracing::{error, info};
@@ -13,7 +14,6 @@ use crate::iscsi::node::{
     Availability, DigestPolicy, LunMapping, Nodes, PortalGroup, Redirect, TargetNode,
 };
 use crate::mem::Pages;
-use crate::net::Listener;
 use crate::reactor::fill_random;
 use crate::scsi::asymmetric_access::{AccessState, PortGroup, PortGroups};
 use crate::scsi::copy::token::TokenKey;
@@ -219,7 +219,7 @@ fn spec(unit: &config::LogicalUnit) -> Spec {
 /// The target nodes and portal groups.
 pub(super) fn nodes(
     config: &Config,
-    listeners: &[(Listener, u16)],
+    addresses: &[(SocketAddr, u16)],
 ) -> Result<Arc<Nodes>, StartError> {
     let targets = config
         .targets
@@ -232,10 +232,10 @@ pub(super) fn nodes(
         .map(|group| PortalGroup {
             tag: group.tag,
             // Where it really listens: a port may be the kernel's choice, a portal left out.
-            portals: listeners
+            portals: addresses
                 .iter()
                 .filter(|(_, tag)| *tag == group.tag)
-                .map(|(listener, _)| listener.address())
+                .map(|(address, _)| *address)
                 .collect(),
         })
         .collect();

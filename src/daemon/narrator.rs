@@ -111,6 +111,7 @@ impl Narrator {
                 error!(unit = name, "a request failed: {error}");
             }
             Event::Trouble(text) => self.trouble(&text),
+            Event::Account(text) => info!("{text}"),
             Event::DeviceError { .. }
             | Event::LoginRefused(_)
             | Event::LoginBroken { .. }

@@ -16,6 +16,8 @@ use rustix::net::{
     acceptfrom_with, bind, getsockname, listen, recv, sendmsg, socket_with, sockopt,
 };
 
+pub use super::Moved;
+
 /// Connections that the kernel completes for us before they are accepted (it takes less where its
 /// own limit is lower): a burst beyond it costs honest initiators a second each.
 const BACKLOG: i32 = 4096;
@@ -103,17 +105,6 @@ pub struct Stream {
     socket: OwnedFd,
     peer: SocketAddr,
     local: SocketAddr,
-}
-
-/// What a receive or a send came to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Moved {
-    /// So many bytes, at least one.
-    Bytes(usize),
-    /// Nothing now.
-    WouldBlock,
-    /// The peer has closed its side (receive only).
-    Closed,
 }
 
 impl Stream {

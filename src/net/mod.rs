@@ -3,8 +3,22 @@
 
 pub mod host;
 pub mod stack;
+mod stream;
 
-pub use host::{Listener, Moved, Poller, Ready, Stream};
+pub use host::{Listener, Poller, Ready};
+pub use stream::{Flow, Stream};
+
+/// What a receive or a send came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moved {
+    /// So many bytes, at least one.
+    Bytes(usize),
+    /// Nothing now.
+    WouldBlock,
+    /// The peer has closed its side (receive only).
+    Closed,
+}
+
 /// An instant to count virtual time from: what it is does not matter.
 #[cfg(any(test, feature = "testing"))]
 #[expect(

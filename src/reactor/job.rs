@@ -309,6 +309,8 @@ mod tests {
             control,
             heartbeat: Arc::new(Heartbeat::default()),
             guards: Arc::default(),
+            ports: Vec::new(),
+            frames: super::super::flows::FrameRings::new(1),
         }
     }
 

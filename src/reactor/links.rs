@@ -11,7 +11,7 @@ use arrayvec::ArrayVec;
 
 use super::Reactor;
 use super::connections::Phase;
-use super::message::{ConnectionKey, Handoff, ToControl};
+use super::message::{ConnectionKey, Handoff};
 use super::sessions::{Entry, login_event};
 use crate::control::event::{Event, Obituary};
 use crate::iscsi::login::Reason;
@@ -104,8 +104,8 @@ impl Reactor {
         } else {
             (Some(handoff), false)
         };
-        if dropped.is_some() {
-            self.control.send(ToControl::Gone { core: self.core });
+        if let Some(dropped) = dropped {
+            self.dismiss(dropped.stream);
         }
         if wins {
             self.close_link(index, cid);
@@ -172,7 +172,7 @@ impl Reactor {
         self.connect(index, on, stream, unread);
     }
 
-    /// Gives a connection of a session its socket and what was received on it.
+    /// Gives a connection of a session its stream and what was received on it.
     pub(super) fn connect(
         &mut self,
         index: SessionIndex,
@@ -275,8 +275,8 @@ impl Reactor {
         if let Some(key) = key {
             self.close_connection(key);
         }
-        if successor.is_some() {
-            self.control.send(ToControl::Gone { core: self.core });
+        if let Some(handoff) = successor {
+            self.dismiss(handoff.stream);
         }
         let entry = self.sessions[usize::from(index.0)].as_mut();
         let entry = entry.expect("still there");
@@ -317,8 +317,8 @@ impl Reactor {
                 if let Some(key) = key {
                     self.close_connection(key);
                 }
-                if successor.is_some() {
-                    self.control.send(ToControl::Gone { core: self.core });
+                if let Some(handoff) = successor {
+                    self.dismiss(handoff.stream);
                 }
             }
             let entry = self.sessions[usize::from(index.0)].as_mut();
@@ -331,8 +331,7 @@ impl Reactor {
     fn close_connection(&mut self, key: ConnectionKey) {
         let connection = self.remove_connection(key);
         let connection = connection.expect("a session's connection is in the table");
-        connection.stream.finish();
-        self.control.send(ToControl::Gone { core: self.core });
+        self.part_with(connection.stream);
     }
 
     /// Tells how a connection came to its end, and what ended with it.

@@ -5,12 +5,16 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::flows::{Away, PortIndex};
 use crate::backend::UnitIndex;
 use crate::control::directory::{Admission, Core, SessionName, Verdict};
 use crate::control::event::Event;
 use crate::iscsi::negotiated::Negotiated;
 use crate::iscsi::session::{ResetScope, SessionIndex, TaskId};
 use crate::net::Stream;
+use crate::net::host;
+use crate::net::stack::AddressNews;
+use crate::net::stack::model::{FlowKey, Neighbour};
 use crate::pdu::LoginResponse;
 use crate::scsi::{Change, Decision, News, Nexus, NonVolatile, Outcome};
 
@@ -23,7 +27,7 @@ pub struct ConnectionKey(pub u64);
 pub enum ToCore {
     /// A connection that was just accepted.
     Accepted {
-        stream: Stream,
+        stream: host::Stream,
         portal_group_tag: u16,
     },
     /// The directory's word on a login.
@@ -36,7 +40,20 @@ pub enum ToCore {
         name: Option<SessionName>,
     },
     /// A connection whose session lives here.
-    Handoff(Box<Handoff>),
+    Handoff {
+        handoff: Box<Handoff>,
+        /// The flow that it is over, if any: [`Handoff::stream`] names it where it was.
+        away: Option<Box<Away>>,
+    },
+    /// A flow that came from here is over: nothing comes for it any more.
+    FlowGone { port: PortIndex, key: FlowKey },
+    /// Another queue of a port has learned where a neighbour is.
+    Learned {
+        port: PortIndex,
+        neighbour: Neighbour,
+    },
+    /// Another queue of a port has learned what became of an address.
+    Address { port: PortIndex, news: AddressNews },
     /// A login that supersedes the session of this name here lost its connection: the session ends
     /// all the same, and only then is the name free.
     Abandoned {
@@ -179,6 +196,10 @@ pub enum ToControl {
     /// The session of this TSIH is gone, or never came to be.
     Ended {
         tsih: u16,
+        core: Core,
+    },
+    /// A connection has come to this core by a port.
+    Arrived {
         core: Core,
     },
     /// A connection of this core is gone.

@@ -2,27 +2,31 @@
 //! buffers and its device queues, and shares nothing but its inbox.
 //!
 //! ```text
-//! inbox ─► sockets: receive ─► PDUs ─► tasks ─► devices: submit, reap ─► send ─► timers
+//! inbox ─► sockets, ports: receive ─► PDUs ─► tasks ─► devices: submit, reap ─► send ─► timers
 //! ```
 //!
 //! Every step is bounded by a named constant. Time is read once per turn.
 //!
-//! Files: `connections` (sockets, greeting, receive and send), `sessions` (placement,
-//! reinstatement, ends), `links` (the connections of a session), `barrier` (what every core must do
-//! before an answer), `home` (who decides about a unit's changes), `freeze` (blocks that one task
-//! alone changes), `job` (what a unit does on its own), `message`, `clock`, `affinity`.
+//! Files: `connections` (their table), `greeting` (logins), `transfer` (receive and send),
+//! `sessions` (placement, reinstatement, ends), `links` (the connections of a session), `barrier`
+//! (what every core must do before an answer), `home` (who decides about a unit's changes),
+//! `freeze` (blocks that one task alone changes), `job` (what a unit does on its own), `message`,
+//! `clock`, `affinity`.
 
 pub mod affinity;
 mod barrier;
 pub mod clock;
 mod connections;
+pub mod flows;
 mod freeze;
+mod greeting;
 mod home;
 mod job;
 mod lent;
 mod links;
 pub mod message;
 mod sessions;
+mod transfer;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -39,11 +43,13 @@ use crate::iscsi::login;
 use crate::iscsi::node::Nodes;
 use crate::iscsi::session::{self, Effect, Guard, Guards, SessionIndex, Timeouts};
 use crate::mem::{DmaBuf, Pages, Pool};
-use crate::net::{Poller, Ready};
+use crate::net::{Poller, Ready, Stream};
 use crate::scsi::{LogicalUnit, NotReadyReason, ParameterData, ReadyState};
 use barrier::Barrier;
 use connections::Connection;
-pub use connections::fill_random;
+
+use flows::{Attachment, Flows, FrameRings};
+pub use greeting::fill_random;
 use home::{Home, PendingReset};
 use lent::Lent;
 use message::{ConnectionKey, Freeze, Handoff, Owner, ToControl, ToCore};
@@ -65,7 +71,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// Work-free time after which an adaptive core sleeps.
 const SPIN: Duration = Duration::from_micros(60);
 /// The longest sleep: the watchdog wants to see every core move.
-const SLEEP_MAX: Duration = Duration::from_secs(1);
+pub(crate) const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// How a core waits for work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,6 +108,9 @@ pub struct Plan {
     pub control: Sender<ToControl>,
     pub heartbeat: Arc<Heartbeat>,
     pub guards: Arc<Guards>,
+    /// Of each port its queue here, or a way to one.
+    pub ports: Vec<Attachment>,
+    pub frames: FrameRings,
 }
 
 /// Turns of a core, for the watchdog: written by the core alone.
@@ -148,6 +157,8 @@ pub struct Reactor {
     // Connections.
     poller: Poller,
     ready: Vec<Ready>,
+    /// Connections over sockets.
+    sockets: usize,
     connections: Vec<Option<Connection>>,
     free_connections: Vec<u32>,
     generation: u32,
@@ -182,6 +193,7 @@ pub struct Reactor {
     ended: bool,
     /// Connections that a test keeps from going to the core of their session.
     handoffs: Vec<(Core, Box<Handoff>)>,
+    flows: Flows,
     // Last: everything that holds buffers goes before the pool.
     lent: Lent,
 }
@@ -197,10 +209,10 @@ impl Reactor {
         let mut backends = backend::Set::new(&plan.backend).map_err(|error| error.to_string())?;
         let mut units = plan.units;
         let troubles = attach(&mut backends, &plan.backings, &mut units);
-        let poller = poller(&plan.inbox, &backends).map_err(|error| format!("epoll: {error}"))?;
-        let now = clock::now();
-        let calendar = clock::Calendar::read();
-        let mut reactor = Self {
+        let (now, calendar) = (clock::now(), clock::Calendar::read());
+        let flows = Flows::new(plan.ports, plan.frames, (&pool, plan.pages), now)?;
+        let poller = poller(&plan.inbox, &backends, &flows).map_err(|e| format!("epoll: {e}"))?;
+        let reactor = Self {
             core: plan.core,
             polling: plan.polling,
             next_tick: now + TICK,
@@ -219,6 +231,7 @@ impl Reactor {
             calendar,
             poller,
             ready: Vec::with_capacity(crate::net::host::READY_MAX),
+            sockets: 0,
             connections: Vec::new(),
             free_connections: Vec::new(),
             generation: 0,
@@ -244,6 +257,7 @@ impl Reactor {
             stopped: false,
             ended: false,
             handoffs: Vec::new(),
+            flows,
             lent: Lent {
                 now,
                 unix_ms: calendar.unix_ms(now),
@@ -257,16 +271,16 @@ impl Reactor {
                 data_in: ParameterData::new(),
             },
         };
-        reactor.begin(troubles);
-        Ok(reactor)
+        Ok(reactor.begin(troubles))
     }
 
     /// Tells what could not be attached, and goes on with what the last end interrupted.
-    fn begin(&mut self, troubles: Vec<Event>) {
+    fn begin(mut self, troubles: Vec<Event>) -> Self {
         for trouble in troubles {
             self.tell(trouble);
         }
         self.resume_jobs();
+        self
     }
 
     /// Turns until told to stop and nothing is outstanding.
@@ -278,18 +292,29 @@ impl Reactor {
             if self.poll_once(None) {
                 last_work = self.lent.now;
             } else if self.polling == Polling::Adaptive && self.lent.now - last_work > SPIN {
-                self.sleep();
-                last_work = self.lent.now;
+                // A core that has to look at its ports itself spins no more between naps.
+                if self.sleep() || !self.flows.naps() {
+                    last_work = self.lent.now;
+                }
             }
             if self.stopping && !self.stopped && self.is_finished() {
                 // It goes on turning until all have finished: others may wait for its word.
                 self.stopped = true;
+                for account in self.flows.accounts(self.core) {
+                    self.tell(Event::Account(account));
+                }
                 self.control.send(ToControl::Stopped { core: self.core });
             }
         }
+        self.flows.close(self.lent.now);
         let pool = &self.lent.pool;
+        // A device that does not let go in time keeps what it was lent, and the memory stays.
+        let kept = pool.lent();
+        if kept > 0 {
+            tracing::warn!("core {}: {kept} buffers stay with a device", self.core);
+        }
         assert_eq!(
-            pool.available(),
+            pool.available() + kept,
             pool.chunks(),
             "every buffer and every promise of one has come back"
         );
@@ -298,19 +323,30 @@ impl Reactor {
     /// One turn: everything that is due, in the order of the picture above. `wait` bounds how long
     /// it waits for something to happen. `true`: there was work.
     pub fn poll_once(&mut self, wait: Option<Duration>) -> bool {
-        self.poller
-            .poll(wait, &mut self.ready)
-            .expect("epoll_wait fails only on what this process does wrong");
+        if wait.is_none() && self.sockets == 0 && !self.flows.is_empty() {
+            // Whatever else the poller knows only wakes.
+            self.ready.clear();
+        } else {
+            self.poller
+                .poll(wait, &mut self.ready)
+                .expect("epoll_wait fails only on what this process does wrong");
+        }
         self.lent.now = clock::now();
         self.lent.unix_ms = self.calendar.unix_ms(self.lent.now);
         self.heartbeat.beat();
-        let mut worked = self.drain_inbox();
+        self.flows.note_passed(self.core, || self.inbox.len());
+        let messages = self.drain_inbox();
+        self.flows.handled(messages);
+        let mut worked = messages > 0;
         worked |= self.receive_ready();
+        worked |= self.receive_frames();
         worked |= self.serve_devices();
         self.serve_waiting();
         self.serve_neighbours();
         self.flush();
+        // Before ports are flushed: a connection that ends now says so now.
         self.tick();
+        worked |= self.transmit_frames();
         self.retry_outboxes();
         worked
             || !self.dirty.is_empty()
@@ -319,37 +355,43 @@ impl Reactor {
             || !self.local.is_empty()
     }
 
-    /// Sleeps until a socket, a device, the inbox or the next timer wants something.
-    fn sleep(&mut self) {
+    /// Sleeps until a socket, a port, a device, the inbox or the next timer wants something.
+    /// `true`: there was work, or no sleep.
+    fn sleep(&mut self) -> bool {
         let outboxes_wait = self.control.is_waiting() || self.cores.iter().any(Outbox::is_waiting);
         if outboxes_wait || !self.inbox.prepare_sleep() {
-            return;
+            return true;
         }
-        if !self.backends.before_sleep() {
+        // Who passes frames on looks at the same flag as who sends messages.
+        if self.flows.passed(self.core) > 0 || !self.backends.before_sleep() {
             self.inbox.awake();
-            return;
+            return true;
         }
         let idle = self.connections.iter().all(Option::is_none);
-        let timeout = if idle {
+        let mut timeout = if idle {
             SLEEP_MAX
         } else {
             self.next_tick.saturating_duration_since(self.lent.now)
         };
-        self.poll_once(Some(timeout));
+        if let Some(most) = self.flows.sleep_max(self.lent.now) {
+            timeout = timeout.min(most);
+        }
+        let worked = self.poll_once(Some(timeout));
+        self.flows.slept(worked);
         self.backends.after_sleep();
         self.inbox.awake();
+        worked
     }
 
-    fn drain_inbox(&mut self) -> bool {
-        let mut worked = false;
-        for _ in 0..INBOX_BURST {
+    /// How many messages there were.
+    fn drain_inbox(&mut self) -> usize {
+        for handled in 0..INBOX_BURST {
             let Some(message) = self.inbox.pop() else {
-                break;
+                return handled;
             };
-            worked = true;
             self.handle(message);
         }
-        worked
+        INBOX_BURST
     }
 
     fn handle(&mut self, message: ToCore) {
@@ -357,14 +399,25 @@ impl Reactor {
             ToCore::Accepted {
                 stream,
                 portal_group_tag,
-            } => self.greet(stream, portal_group_tag),
+            } => self.greet(Stream::Host(stream), portal_group_tag),
             ToCore::Placed {
                 key,
                 verdict,
                 order,
                 name,
             } => self.placed(key, verdict, order, name),
-            ToCore::Handoff(handoff) => self.place(handoff),
+            ToCore::Handoff { handoff, away } => self.arrived(handoff, away),
+            ToCore::FlowGone { port, key } => {
+                self.heard_of_port(port, |stack| stack.forget_forwarding(key));
+            }
+            ToCore::Learned { port, neighbour } => {
+                let now = self.lent.now;
+                self.heard_of_port(port, |stack| stack.learn(neighbour, now));
+            }
+            ToCore::Address { port, news } => {
+                let now = self.lent.now;
+                self.heard_of_port(port, |stack| stack.learn_address(news, now));
+            }
             ToCore::Forgotten { tsih } => self.forgotten(tsih),
             ToCore::Abandoned { name, tsih, order } => self.abandoned(&name, tsih, order),
             ToCore::Barrier { from, id, work } => self.barrier_asked(from, id, work),
@@ -590,6 +643,7 @@ impl Reactor {
 
     fn quiesce(&mut self, seconds: u16) {
         self.admission = login::Admission::ShuttingDown;
+        self.flows.stop_listening();
         for entry in self.sessions.iter_mut().flatten() {
             entry.session.ask_to_log_out(seconds);
         }
@@ -603,7 +657,9 @@ impl Reactor {
     fn stop(&mut self) {
         self.admission = login::Admission::ShuttingDown;
         self.stopping = true;
+        self.flows.stop_listening();
         self.close_all("the daemon stops");
+        self.flows.say_farewell(self.lent.now);
     }
 
     /// Nothing is outstanding any more, and what was written is on the medium.
@@ -612,9 +668,18 @@ impl Reactor {
             && self.backends.in_flight() == 0
             && self.lent.requests.is_empty()
             && self.held.is_empty();
-        if !quiet || self.flushed {
-            return quiet;
+        if !quiet {
+            return false;
         }
+        if !self.flushed {
+            self.flush_units();
+        }
+        // Devices wait for no peer.
+        self.lent.requests.is_empty() && self.flows.are_done(self.lent.now)
+    }
+
+    /// Asks for what was written to be on the medium.
+    fn flush_units(&mut self) {
         self.flushed = true;
         for (index, unit) in self.lent.units.iter().enumerate() {
             if unit.ready() == ReadyState::Ready && !unit.read_only() {
@@ -629,16 +694,22 @@ impl Reactor {
                 });
             }
         }
-        self.lent.requests.is_empty()
     }
 }
 
-/// A poller that wakes for messages and for devices.
-fn poller(inbox: &Inbox<ToCore>, backends: &backend::Set) -> std::io::Result<Poller> {
+/// A poller that wakes for messages, for devices and for ports.
+fn poller(
+    inbox: &Inbox<ToCore>,
+    backends: &backend::Set,
+    flows: &Flows,
+) -> std::io::Result<Poller> {
     let poller = Poller::new()?;
     poller.add(&inbox.doorbell(), DOORBELL)?;
     for fd in backends.wake_fds() {
         poller.add(&fd, DEVICES)?;
+    }
+    for fd in flows.wakes() {
+        poller.add(&fd, PORTS)?;
     }
     Ok(poller)
 }
@@ -666,6 +737,8 @@ fn attach(
 const NO_SESSION: u64 = 0xffff << 48;
 /// The tag of the flush at the end.
 const FLUSH_AT_END: u64 = u64::MAX;
-/// Keys of the poller that are not connections.
+/// Keys of the poller from here on are not connections.
+const NO_CONNECTION: u64 = PORTS;
 const DOORBELL: u64 = u64::MAX;
 const DEVICES: u64 = u64::MAX - 1;
+const PORTS: u64 = u64::MAX - 2;

@@ -8,15 +8,17 @@
 use std::sync::Arc;
 
 use super::Reactor;
-use super::connections::{Phase, session_name};
+use super::connections::Phase;
+use super::greeting::session_name;
 use super::links::{Link, Links};
 use super::message::{ConnectionKey, Handoff, ToControl, ToCore};
-use crate::control::directory::{SessionName, Verdict};
+use crate::control::directory::{Core, SessionName, Verdict};
 use crate::control::event::{Event, Login};
 use crate::iscsi::login::{Offered, Reason};
 use crate::iscsi::negotiated::Negotiated;
 use crate::iscsi::session::{ConnectionIndex, Guard, Session, SessionIndex};
 use crate::mem::Pool;
+use crate::net::stack::Chunk;
 use crate::scsi::Nexus;
 
 /// What of the pool may be promised to sessions for their first command: the rest is for the
@@ -171,7 +173,10 @@ impl Reactor {
             _ => self.core,
         };
         let stream = connection.stream;
-        let unread = connection.unread;
+        let mut unread = connection.unread;
+        for slice in connection.chunk.iter().flat_map(Chunk::slices) {
+            unread.extend_from_slice(slice);
+        }
         let handoff = Box::new(Handoff {
             stream,
             unread,
@@ -189,7 +194,7 @@ impl Reactor {
                 to: core,
             });
             if self.lent.guards.hold(Guard::HandoffsGoAtOnce) {
-                self.cores[core].send(ToCore::Handoff(handoff));
+                self.hand_over(core, handoff);
             } else {
                 self.handoffs.push((core, handoff));
                 self.lent.guards.count_handoff();
@@ -201,16 +206,23 @@ impl Reactor {
     pub(super) fn release_handoffs(&mut self) {
         if self.lent.guards.hold(Guard::HandoffsGoAtOnce) {
             for (core, handoff) in std::mem::take(&mut self.handoffs) {
-                self.cores[core].send(ToCore::Handoff(handoff));
+                self.hand_over(core, handoff);
             }
         }
+    }
+
+    /// A connection was lost on its way to `core`, the core of its session.
+    pub(super) fn never_arrived(&mut self, core: Core, handoff: &Handoff) {
+        self.control.send(ToControl::Gone { core });
+        let name = session_name(&handoff.negotiated);
+        self.session_never_came(handoff.verdict, handoff.order, name);
     }
 
     /// A connection whose session is, or will be, here.
     pub(super) fn place(&mut self, handoff: Box<Handoff>) {
         if self.stopping {
             // It was under way between two cores when they were told to stop.
-            self.control.send(ToControl::Gone { core: self.core });
+            self.dismiss(handoff.stream);
             return;
         }
         match handoff.verdict {
@@ -253,8 +265,8 @@ impl Reactor {
         } else {
             (Some(successor), false)
         };
-        if matches!(dropped, Some(Successor::Connection(_))) {
-            self.control.send(ToControl::Gone { core: self.core });
+        if let Some(Successor::Connection(handoff)) = dropped {
+            self.dismiss(handoff.stream);
         }
         wins
     }
@@ -478,8 +490,8 @@ impl Reactor {
         for at in 0..self.sessions.len() {
             let index = SessionIndex(u16::try_from(at).expect("a table of u16"));
             if let Some(entry) = self.entry(index) {
-                if matches!(entry.successor.take(), Some(Successor::Connection(_))) {
-                    self.control.send(ToControl::Gone { core: self.core });
+                if let Some(Successor::Connection(handoff)) = entry.successor.take() {
+                    self.dismiss(handoff.stream);
                 }
                 self.end_session_because(index, why, true);
             }
@@ -487,7 +499,11 @@ impl Reactor {
         for slot in 0..self.connections.len() {
             if let Some(connection) = &self.connections[slot] {
                 let key = connection.key;
-                self.drop_connection(key);
+                if matches!(connection.phase, Phase::Lingering { .. }) {
+                    self.release_connection(key);
+                } else {
+                    self.drop_connection(key);
+                }
             }
         }
     }

@@ -9,6 +9,7 @@
 //! Nothing here is on the daemon's data path: it allocates freely, but every queue that the peer
 //! can fill is bounded.
 
+pub mod flows;
 mod initiator;
 pub mod tcp;
 mod violation;

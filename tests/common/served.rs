@@ -9,6 +9,9 @@
 
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+#[path = "relay.rs"]
+pub(crate) mod relay;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,16 +21,18 @@ use std::time::Duration;
 
 use iiblockdaemon::backend::{Backing, Faults};
 use iiblockdaemon::config::{
-    Access, Auth, Backend, Config, CoreList, Cores, DigestPolicy, Limits, LogicalUnit, LunMap,
-    Memory, Pages, Placement, Poll, Portal, PortalGroup, ReservationMatching, Target, TargetState,
-    Thin,
+    Access, Auth, Backend, Config, CoreList, Cores, Device, DigestPolicy, Limits, LogicalUnit,
+    LunMap, Memory, Pages, Placement, Poll, Port, Portal, PortalGroup, ReservationMatching, Target,
+    TargetState, Thin,
 };
 use iiblockdaemon::daemon::{Daemon, Hooks, StartError, Stopper};
 use iiblockdaemon::iscsi::names::IscsiName;
 use iiblockdaemon::iscsi::session::{Guard, Guards};
+use iiblockdaemon::port::{IdlePort, memory};
 use iiblockdaemon::state::StateDir;
 use iiblockdaemon::testing::tcp::{Failure, TcpInitiator};
 use iiblockdaemon::testing::{self, Chap, ChapEncoding, ChapFault, Command, Nop};
+use relay::Relay;
 use tempfile::TempDir;
 
 pub(crate) const TARGET: &str = "iqn.2026-11.io.iiblockdaemon:disk0";
@@ -47,9 +52,49 @@ pub(crate) struct Served {
     pub(crate) faults: Vec<Arc<Faults>>,
     pub(crate) guards: Arc<Guards>,
     place: Option<Arc<AtomicUsize>>,
+    /// The way to a daemon that is at the other end of a port.
+    pub(crate) relay: Option<Relay>,
     stopper: Stopper,
     thread: Option<JoinHandle<Result<(), StartError>>>,
     dir: TempDir,
+}
+
+/// Part of the names of test programs whose daemons are reached by frames: there,
+/// [`Served::start`] puts the portal on a port in memory with a queue for each core.
+const OVER_FRAMES: &str = "over_frames";
+/// The name of that port.
+pub(crate) const MEMORY_PORT: &str = "memory";
+
+/// A cable in memory between a device of the daemon's and one of the initiators'.
+pub(crate) fn cable() -> memory::Config {
+    memory::Config {
+        mtu: 9000,
+        ring: 512,
+        buffers: 1024,
+        overflow: memory::Overflow::Miss,
+        wakes: true,
+        ..memory::Config::default()
+    }
+}
+
+/// Puts the portal of `config` on a port whose queues are polled by `cores`.
+pub(crate) fn put_on_port(config: &mut Config, cores: Vec<usize>) {
+    config.ports = vec![Port {
+        name: MEMORY_PORT.into(),
+        // Never opened: the test has queues in its place.
+        device: Device::Tap(MEMORY_PORT.into()),
+        cores,
+        mtu: cable().mtu,
+        promiscuous: false,
+        networks: vec![relay::network(relay::SERVER)],
+        keepalive: Duration::from_secs(30),
+        user_timeout: Duration::from_secs(60),
+    }];
+    config.portal_groups[0].portals = vec![Portal {
+        address: (relay::SERVER, relay::PORT).into(),
+        port: Some(0),
+        optional: false,
+    }];
 }
 
 /// What a test can switch while a daemon serves.
@@ -64,6 +109,7 @@ struct Switches {
 pub(crate) fn config() -> Config {
     let loopback = Portal {
         address: "127.0.0.1:0".parse().unwrap(),
+        port: None,
         optional: false,
     };
     Config {
@@ -90,6 +136,8 @@ pub(crate) fn config() -> Config {
             nop_timeout: TIMEOUT,
             no_progress_timeout: Duration::from_secs(60),
         },
+        dpdk: None,
+        ports: Vec::new(),
         discovery_auth: Auth::None,
         portal_groups: vec![PortalGroup {
             tag: 1,
@@ -251,6 +299,26 @@ impl Served {
     /// Every unit has faults of its own; connections go to the first core until
     /// [`next_core`](Self::next_core) says otherwise.
     pub(crate) fn start(mut config: Config) -> Self {
+        if !env!("CARGO_CRATE_NAME").contains(OVER_FRAMES) {
+            return Self::start_with(config, Vec::new(), None);
+        }
+        // What has ended takes a place among the flows until its TIME-WAIT is over.
+        config.limits.sessions += 1024;
+        let cores = config.cores.list.count();
+        put_on_port(&mut config, (0..cores).collect());
+        let queues = u16::try_from(cores).unwrap();
+        let (queues, far) = memory::mesh(&cable(), queues, 1).unwrap();
+        let queues = queues.into_iter().map(IdlePort::Memory).collect();
+        let far = far.into_iter().next().map(IdlePort::Memory);
+        Self::start_with(config, queues, far)
+    }
+
+    /// The same with these queues of the port, and the other end of their cable.
+    pub(crate) fn start_with(
+        mut config: Config,
+        queues: Vec<IdlePort>,
+        far: Option<IdlePort>,
+    ) -> Self {
         let dir = folder();
         config.daemon.state_dir = dir.path().join("state");
         let names: Vec<String> = config
@@ -275,9 +343,15 @@ impl Served {
             wrap: Some(Box::new(with_faults)),
             place: Some(place),
             guards,
-            random: None,
+            ports: vec![(MEMORY_PORT.to_owned(), queues)].into(),
+            ..Hooks::default()
         };
-        Self::launch(dir, config, None, hooks, switches)
+        let queues = config.ports.first().map_or(1, |port| port.cores.len());
+        let mut served = Self::launch(dir, config, None, hooks, switches);
+        if let Some(far) = far {
+            served.relay = Some(Relay::start(far, queues));
+        }
+        served
     }
 
     /// Serves a configuration file with `toml`, in which DIR stands for the daemon's folder.
@@ -316,14 +390,20 @@ impl Served {
             faults: switches.faults,
             guards: switches.guards,
             place: switches.place,
+            relay: None,
             stopper,
             thread: Some(thread),
             dir,
         }
     }
 
+    /// Where to connect to: what reaches the next core, where there is a port between.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.addresses[0]
+        let Some(relay) = &self.relay else {
+            return self.addresses[0];
+        };
+        let next = self.place.as_ref();
+        relay.address(next.map_or(0, |core| core.load(Ordering::Acquire)))
     }
 
     /// The folder that stands for DIR.

@@ -95,7 +95,9 @@ fn a_stop_does_not_wait_for_ever_for_a_logout() {
     let mut it = served.session_on(1, login(), &[0]);
     served.stopper().stop();
     it.wait_closed().unwrap();
+    // Over frames somebody in between takes the connection, and loses it.
     let refused = TcpInitiator::open(served.address(), login(), TIMEOUT);
+    let refused = refused.and_then(|mut it| it.login());
     assert!(refused.is_err(), "no portal listens any more");
     served.ended().unwrap();
 }

@@ -225,7 +225,11 @@ fn two_groups(explicit_alua: bool) -> Config {
 fn through(served: &Served, group: usize, core: usize, n: u16) -> TcpInitiator {
     served.next_core(core);
     let login = testing::Config::new(INITIATOR, TARGET).with_isid_qualifier(200 + n);
-    let mut it = TcpInitiator::connect(served.addresses[group], login, TIMEOUT).unwrap();
+    let address = match group {
+        0 => served.address(),
+        _ => served.addresses[group],
+    };
+    let mut it = TcpInitiator::connect(address, login, TIMEOUT).unwrap();
     for lun in [0, 1] {
         // What is pending after a login, whatever the port is for.
         assert_eq!(attention(&mut it, lun), Some((0x06, 0x29)));

@@ -137,6 +137,7 @@ fn targets_and_portal_groups_lead_where_they_say() {
     let mut config = config();
     let portal = |address: &str| Portal {
         address: address.parse().unwrap(),
+        port: None,
         optional: false,
     };
     config.portal_groups = vec![
