@@ -15,6 +15,11 @@ impl Clock {
         Self(Instant::now())
     }
 
+    /// The start.
+    pub fn began(self) -> Instant {
+        self.0
+    }
+
     /// Nanoseconds since the start.
     pub fn now_ns(self) -> u64 {
         u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)

@@ -7,8 +7,12 @@
 //! reads the time.
 
 pub mod clock;
+pub mod device;
+pub mod dma;
+pub mod line;
 pub mod measure;
 pub mod processor;
 pub mod server;
 pub mod session;
 mod stream;
+pub mod verify;

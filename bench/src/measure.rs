@@ -7,6 +7,7 @@
 //! clean the figures are of all slices and say so.
 
 use crate::clock::Clock;
+use crate::line::Wire;
 use crate::processor::{CpuTime, Steal};
 use crate::session::{Session, Tally, Trouble};
 use hdrhistogram::Histogram;
@@ -61,6 +62,9 @@ pub struct Figures {
     pub target_cpu_percent: Option<f64>,
     pub client_cpu_us_per_io: f64,
     pub client_cpu_percent: f64,
+    /// Time of turns in which something came, times 100; of load over frames only, which never
+    /// sleeps. Well below 100 the target was what limited the run.
+    pub client_busy_percent: Option<f64>,
     pub slices: usize,
     pub clean_slices: usize,
     pub steal_percent: f64,
@@ -118,6 +122,8 @@ fn clean_slices(edges: &[Edge]) -> Vec<bool> {
 struct Run<'a> {
     plan: Plan,
     clock: Clock,
+    /// What all sessions go over, unless they have sockets.
+    wire: Option<Wire>,
     sessions: &'a mut [Session],
     epoll: OwnedFd,
     /// Which sessions wait for room in their socket, so that it is asked for only then.
@@ -126,22 +132,31 @@ struct Run<'a> {
     payload: Vec<u8>,
     tally: Tally,
     progress_ns: u64,
+    /// Time spent in turns over frames in which something came.
+    busy_ns: u64,
 }
 
 /// Runs the load and measures it. All sessions have been connected with the same work.
-pub fn measure(plan: Plan, sessions: &mut [Session], io_bytes: u32) -> Result<Figures, Trouble> {
+pub fn measure(
+    plan: Plan,
+    sessions: &mut [Session],
+    wire: Option<Wire>,
+    io_bytes: u32,
+) -> Result<Figures, Trouble> {
     let clock = Clock::start();
     let count = sessions.len();
     let io_size = usize::try_from(io_bytes).expect("32 bits fit");
     let mut run = Run {
         plan,
         clock,
+        wire,
         epoll: epoll::create(CreateFlags::CLOEXEC).map_err(io::Error::from)?,
         waits_for_room: vec![false; count],
         scratch: vec![0; SCRATCH_BYTES],
         payload: (0..=250).cycle().take(io_size).collect(),
         tally: Tally::default(),
         progress_ns: 0,
+        busy_ns: 0,
         sessions,
     };
     for index in 0..count {
@@ -151,6 +166,7 @@ pub fn measure(plan: Plan, sessions: &mut [Session], io_bytes: u32) -> Result<Fi
     run.until(plan.warm_up_ns)?;
     let warm_ios = run.tally.ios;
     run.tally = Tally::default();
+    run.busy_ns = 0;
     assert!(
         warm_ios > 0 || plan.warm_up_ns == 0,
         "a warm-up without I/O was reported as a stall"
@@ -175,7 +191,13 @@ pub fn measure(plan: Plan, sessions: &mut [Session], io_bytes: u32) -> Result<Fi
     {
         latency_ns += slice;
     }
-    let figures = figures(&edges, &clean, &latency_ns, io_bytes);
+    let figures = Figures {
+        client_busy_percent: run.wire.is_some().then(|| {
+            let span_ns = edges[edges.len() - 1].at_ns - edges[0].at_ns;
+            ratio(run.busy_ns, span_ns) * 100.0
+        }),
+        ..figures(&edges, &clean, &latency_ns, io_bytes)
+    };
     run.drain()?;
     Ok(figures)
 }
@@ -183,13 +205,9 @@ pub fn measure(plan: Plan, sessions: &mut [Session], io_bytes: u32) -> Result<Fi
 impl Run<'_> {
     fn watch(&mut self, index: usize) -> Result<(), Trouble> {
         let data = EventData::new_u64(u64::try_from(index).expect("an index is small"));
-        epoll::add(
-            &self.epoll,
-            self.sessions[index].stream(),
-            data,
-            EventFlags::IN,
-        )
-        .map_err(io::Error::from)?;
+        if let Some(socket) = self.sessions[index].line().socket() {
+            epoll::add(&self.epoll, socket, data, EventFlags::IN).map_err(io::Error::from)?;
+        }
         Ok(())
     }
 
@@ -207,6 +225,17 @@ impl Run<'_> {
     }
 
     fn wait_and_turn(&mut self) -> Result<(), Trouble> {
+        if let Some(wire) = &self.wire {
+            let began = self.clock.now_ns();
+            let mut worked = wire.turn();
+            for index in 0..self.sessions.len() {
+                worked |= self.turn(index)?;
+            }
+            if worked {
+                self.busy_ns += self.clock.now_ns().saturating_sub(began);
+            }
+            return Ok(());
+        }
         let wait_ns = if self.plan.spin {
             0
         } else {
@@ -232,7 +261,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn turn(&mut self, index: usize) -> Result<(), Trouble> {
+    /// `true`: something came.
+    fn turn(&mut self, index: usize) -> Result<bool, Trouble> {
         let clock = self.clock;
         let session = &mut self.sessions[index];
         let came = session.turn(
@@ -250,9 +280,11 @@ impl Run<'_> {
             let mut flags = EventFlags::IN;
             flags.set(EventFlags::OUT, wants);
             let data = EventData::new_u64(u64::try_from(index).expect("an index is small"));
-            epoll::modify(&self.epoll, session.stream(), data, flags).map_err(io::Error::from)?;
+            if let Some(socket) = session.line().socket() {
+                epoll::modify(&self.epoll, socket, data, flags).map_err(io::Error::from)?;
+            }
         }
-        Ok(())
+        Ok(came)
     }
 
     fn edge(&self) -> Result<Edge, Trouble> {
@@ -281,7 +313,8 @@ impl Run<'_> {
 pub fn wait_readable(sessions: &[Session], timeout_ms: i64) -> io::Result<bool> {
     let mut fds: Vec<PollFd<'_>> = sessions
         .iter()
-        .map(|session| PollFd::new(session.stream(), PollFlags::IN))
+        .filter_map(|session| session.line().socket())
+        .map(|socket| PollFd::new(socket, PollFlags::IN))
         .collect();
     let timeout = Timespec {
         tv_sec: timeout_ms / 1000,
@@ -341,6 +374,7 @@ fn figures(edges: &[Edge], clean: &[bool], latency_ns: &Histogram<u64>, io_bytes
         target_cpu_percent: target_ns.map(|ns| ratio(ns, used_ns) * 100.0),
         client_cpu_us_per_io: ratio(client_ns, used_ios) / 1000.0,
         client_cpu_percent: ratio(client_ns, used_ns) * 100.0,
+        client_busy_percent: None,
         slices: clean.len(),
         clean_slices: clean.iter().filter(|clean| **clean).count(),
         steal_percent: ratio(stolen * ns_per_tick, 2 * span_ns) * 100.0,

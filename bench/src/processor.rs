@@ -73,6 +73,18 @@ pub fn resident_kib(pid: u32) -> io::Result<u64> {
         .ok_or_else(|| io::Error::other("no VmRSS in status"))
 }
 
+/// Memory of a process in KiB, page tables too. A page that is mapped in many places counts once,
+/// where what the kernel calls resident has it as many times as it is mapped.
+pub fn proportional_kib(pid: u32) -> io::Result<u64> {
+    let number = |file: &str, key: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/{file}"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix(key));
+        line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok())
+            .ok_or_else(|| io::Error::other(format!("no {key} in {file}")))
+    };
+    Ok(number("smaps_rollup", "Pss:")? + number("status", "VmPTE:")?)
+}
+
 /// Ticks that the hypervisor took from each of two CPUs.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Steal {
@@ -110,6 +122,7 @@ mod tests {
             sum = (0..100_000_u64).fold(sum, |sum, n| std::hint::black_box(sum ^ n));
         }
         assert!(resident_kib(pid).unwrap() > 100);
+        assert!(proportional_kib(pid).unwrap() > 100);
         CpuTime::read(0).unwrap_err();
     }
 }

@@ -8,7 +8,7 @@ use iiblockdaemon::pdu::{
     header_digest,
 };
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::TcpStream;
 use std::ops::Range;
 
@@ -128,7 +128,9 @@ impl Connection {
         if let Some(count) = receive(&self.stream, scratch)? {
             self.take(&scratch[..count], disk)?;
         }
-        self.outbox.send(&self.stream, &disk.bytes)
+        let mut stream = &self.stream;
+        self.outbox
+            .send(&disk.bytes, |slices| stream.write_vectored(slices))
     }
 
     fn take(&mut self, mut bytes: &[u8], disk: &mut Disk) -> io::Result<()> {

@@ -6,17 +6,18 @@
 //! made for what is sent; digests of what is received are skipped, the strict initiator of the
 //! tests judges them.
 
-use crate::stream::{Outbox, discard, receive};
+use crate::line::{Flow, Line};
+use crate::stream::Outbox;
 use hdrhistogram::Histogram;
 use iiblockdaemon::pdu::{
     BHS_LEN, Bhs, CmdSn, DataDigest, Itt, LunField, NopOut, Opcode, R2t, ScsiCommand, ScsiDataOut,
     StatSn, TaskAttribute, Ttt, digest_to_wire, header_digest,
 };
-use iiblockdaemon::testing::tcp::{Failure, TcpInitiator, read_16, write_16};
+use iiblockdaemon::testing::tcp::{self, Failure, TcpInitiator, read_16, write_16};
 use iiblockdaemon::testing::{Config, Negotiated};
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -27,7 +28,8 @@ const DISCARD_MIN: usize = 16 * 1024;
 const DATA_IN_STATUS: u8 = 0x01;
 /// Attempts to find a free slot, tag or block never loop longer than the queue is deep.
 pub const DEPTH_MAX: usize = 1024;
-const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// No answer of a target takes longer.
+pub const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a session does.
 #[derive(Clone, Debug)]
@@ -122,7 +124,7 @@ enum Expect {
 /// One connection under load.
 #[derive(Debug)]
 pub struct Session {
-    stream: TcpStream,
+    line: Line,
     work: Work,
     negotiated: Negotiated,
     block_bytes: u32,
@@ -139,6 +141,18 @@ pub struct Session {
     random: u64,
     next_io: u64,
     stopping: bool,
+    /// It has had its first turn.
+    is_begun: bool,
+}
+
+/// How a session of this program logs in.
+pub fn config(initiator: &str, target: &str, index: u16, work: &Work) -> Config {
+    Config {
+        strict_fields: false,
+        ..Config::new(initiator, target)
+    }
+    .with_digests(work.header_digest, work.data_digest)
+    .with_isid_qualifier(index)
 }
 
 impl Session {
@@ -150,13 +164,31 @@ impl Session {
         index: u16,
         work: Work,
     ) -> Result<Self, Trouble> {
-        let config = Config {
-            strict_fields: false,
-            ..Config::new(initiator, target)
-        }
-        .with_digests(work.header_digest, work.data_digest)
-        .with_isid_qualifier(index);
-        let mut login = TcpInitiator::connect(address, config, LOGIN_TIMEOUT)?;
+        let config = config(initiator, target, index, &work);
+        let login = TcpInitiator::open(address, config, LOGIN_TIMEOUT)?;
+        Self::begin(login, index, work, Line::Tcp)
+    }
+
+    /// The same over a flow of a stack in this process, which stands.
+    pub fn over(
+        flow: Flow,
+        initiator: &str,
+        target: &str,
+        index: u16,
+        work: Work,
+    ) -> Result<Self, Trouble> {
+        let config = config(initiator, target, index, &work);
+        let login = TcpInitiator::over(flow, config, LOGIN_TIMEOUT);
+        Self::begin(login, index, work, Line::Flow)
+    }
+
+    fn begin<L: tcp::Line>(
+        mut login: TcpInitiator<L>,
+        index: u16,
+        work: Work,
+        line: impl FnOnce(L) -> Line,
+    ) -> Result<Self, Trouble> {
+        login.login()?;
         login.clear_unit_attentions(work.lun)?;
         let (blocks, block_bytes) = login.read_capacity(work.lun)?;
         let capacity = blocks.saturating_mul(u64::from(block_bytes));
@@ -175,7 +207,7 @@ impl Session {
         let depth = u32::try_from(work.depth).expect("bounded by DEPTH_MAX");
         let ios = work.span_bytes / io_bytes;
         Ok(Self {
-            stream,
+            line: line(stream),
             negotiated,
             block_bytes,
             cmd_sn: numbers.cmd_sn,
@@ -191,12 +223,13 @@ impl Session {
             // Sequential sessions begin at places of their own.
             next_io: ios / 16 * (u64::from(index) % 16),
             stopping: false,
+            is_begun: false,
             work,
         })
     }
 
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
+    pub fn line(&self) -> &Line {
+        &self.line
     }
 
     pub fn negotiated(&self) -> &Negotiated {
@@ -226,29 +259,48 @@ impl Session {
         payload: &[u8],
         tally: &mut Tally,
     ) -> Result<bool, Trouble> {
-        let received = match self.expect {
-            Expect::Payload { missing, .. } if missing >= DISCARD_MIN => {
-                let limit = missing.min(scratch.len());
-                discard(&self.stream, &mut scratch[..limit])?.map(|count| self.skip(count, &[]))
-            }
-            _ => receive(&self.stream, scratch)?.map(|count| self.skip(0, &scratch[..count])),
-        };
-        let now = now_ns();
-        let came = received.is_some();
-        if let Some(bytes) = received {
-            self.take(bytes, payload, now, tally)?;
+        if !self.line.may_receive() && self.outbox.is_empty() && self.is_begun {
+            return Ok(false);
         }
-        self.refill(payload, now);
-        self.outbox.send(&self.stream, payload)?;
+        self.is_begun = true;
+        let came = self.receive(&now_ns, scratch, payload, tally)?;
+        self.refill(payload, now_ns());
+        let line = &mut self.line;
+        self.outbox.send(payload, |slices| line.send(slices))?;
         Ok(came)
     }
 
-    /// Counts payload that the kernel dropped; hands the other bytes through.
-    fn skip<'a>(&mut self, dropped: usize, bytes: &'a [u8]) -> &'a [u8] {
-        if let Expect::Payload { missing, .. } = &mut self.expect {
-            *missing -= dropped;
+    /// Receives once and takes what came. Returns whether anything did.
+    fn receive(
+        &mut self,
+        now_ns: &impl Fn() -> u64,
+        scratch: &mut [u8],
+        payload: &[u8],
+        tally: &mut Tally,
+    ) -> Result<bool, Trouble> {
+        if let Expect::Payload { missing, .. } = &mut self.expect
+            && *missing >= DISCARD_MIN
+        {
+            let limit = (*missing).min(scratch.len());
+            if let Some(discarded) = self.line.discard(&mut scratch[..limit])? {
+                *missing -= discarded.unwrap_or(0);
+                if let Some(0..) = discarded {
+                    self.take(&[], payload, now_ns(), tally)?;
+                }
+                return Ok(discarded.is_some());
+            }
         }
-        bytes
+        // The line is lent out while its bytes are taken.
+        let mut line = std::mem::replace(&mut self.line, Line::Lent);
+        let mut result = Ok(());
+        let received = line.receive(scratch, |bytes| {
+            if result.is_ok() {
+                result = self.take(bytes, payload, now_ns(), tally);
+            }
+        });
+        self.line = line;
+        result?;
+        Ok(received?.is_some())
     }
 
     fn take(

@@ -3,7 +3,7 @@
 
 use rustix::net::{RecvFlags, recv};
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, IoSlice, Write};
+use std::io::{self, ErrorKind, IoSlice};
 use std::net::TcpStream;
 use std::ops::Range;
 
@@ -48,8 +48,12 @@ impl Outbox {
         self.pieces.push_back(Piece::Payload(range));
     }
 
-    /// Sends as much as the socket takes.
-    pub(crate) fn send(&mut self, mut stream: &TcpStream, payload: &[u8]) -> io::Result<()> {
+    /// Sends as much as `write` takes.
+    pub(crate) fn send(
+        &mut self,
+        payload: &[u8],
+        mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+    ) -> io::Result<()> {
         while !self.pieces.is_empty() {
             let slices: Vec<IoSlice<'_>> = self
                 .pieces
@@ -61,7 +65,7 @@ impl Outbox {
                 })
                 .collect();
             let asked: usize = slices.iter().map(|slice| slice.len()).sum();
-            match stream.write_vectored(&slices) {
+            match write(&slices) {
                 Ok(sent) => {
                     self.forget(sent);
                     if sent < asked {
@@ -139,7 +143,7 @@ fn receive_with(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::net::{Ipv4Addr, TcpListener};
 
     fn pair() -> (TcpStream, TcpStream) {
@@ -166,7 +170,9 @@ mod tests {
         let mut received = Vec::new();
         let mut buffer = vec![0; 1 << 20];
         while received.len() < expected.len() {
-            outbox.send(&near, &payload).unwrap();
+            outbox
+                .send(&payload, |slices| (&near).write_vectored(slices))
+                .unwrap();
             outbox.compact();
             let read = far.read(&mut buffer).unwrap();
             received.extend_from_slice(&buffer[..read]);

@@ -64,10 +64,10 @@ fn main() -> ExitCode {
 fn print(groups: &[Group]) {
     let titles: Vec<&str> = COLUMNS.iter().map(|(_, title, _)| *title).collect();
     println!(
-        "| cell | target | {} | client µs/IO | clean slices | IOPS × | CPU × |",
+        "| cell | target | {} | client µs/IO | client busy % | MB/s | clean slices | IOPS × | CPU × |",
         titles.join(" | ")
     );
-    println!("|{}", "---|".repeat(COLUMNS.len() + 6));
+    println!("|{}", "---|".repeat(COLUMNS.len() + 8));
     let mut seen: Vec<&str> = Vec::new();
     for group in groups {
         if seen.contains(&group.cell.as_str()) {
@@ -86,6 +86,8 @@ fn print(groups: &[Group]) {
                 (Some(part), Some(whole)) if whole > 0.0 => format!("{:.2}", part / whole),
                 _ => "-".into(),
             };
+            let whole =
+                |key| median(other, key).map_or_else(|| "-".into(), |value| format!("{value:.0}"));
             let total = |key| -> u64 {
                 other
                     .lines
@@ -94,11 +96,13 @@ fn print(groups: &[Group]) {
                     .sum()
             };
             println!(
-                "| {} | {} | {} | {:.2} | {}/{} | {} | {} |",
+                "| {} | {} | {} | {:.2} | {} | {} | {}/{} | {} | {} |",
                 other.cell,
                 other.target,
                 cells.join(" | "),
                 median(other, "client_cpu_us_per_io").unwrap_or(0.0),
+                whole("client_busy_percent"),
+                whole("mb_per_s"),
                 total("clean_slices"),
                 total("slices"),
                 ratio("clean_iops"),
