@@ -5,7 +5,8 @@
 # IIBD_BIN (default target/release/iiblockdaemon); IIBD_SUBJECT=tgt starts
 # Debian's tgtd in its place, to prove the judges themselves.  Each judge
 # describes its targets, starts its own subject on a free loopback port with its
-# own directory, and ends it; nothing is shared between judges.
+# own directory, and ends it; nothing is shared between judges.  With IIBD_WIRE the
+# subject is at the other end of an Ethernet link instead: see wire.sh.
 #
 #   judge NAME                  begin: makes the directory $W, arms the cleaning up
 #   subject_target NAME [KEY=VALUE...]
@@ -21,7 +22,7 @@
 #   subject_stop [SECONDS]      SIGTERM, then wait for the end
 #   subject_kill                SIGKILL and reap
 #   subject_again               start once more: same port, same state and files
-#   iqn NAME, url NAME [QUERY], url2 NAME (by $PORT2), file_of NAME, $LUN
+#   iqn NAME, url NAME [QUERY], url2 NAME (by $PORT2), file_of NAME, $LUN, $HOST
 #   ok NAME | fail NAME WHY [LOG] | skip NAME REASON
 #   check NAME COMMAND...       ok or fail by the exit status, output on failure
 #   judge_end                   sum up; the exit status of the judge
@@ -37,6 +38,10 @@ IIBD_BIN=${IIBD_BIN:-$ROOT/target/release/iiblockdaemon}
 IIBD_CACHE=${IIBD_CACHE:-${HOME:-/root}/.cache/iiblockdaemon}
 PATH=$PATH:/usr/sbin:/sbin
 INITIATOR=iqn.1993-08.org.debian:01:judge
+# Where the subject is, as a URL has it, and what starts a program beside it.
+HOST=127.0.0.1 BESIDE=()
+# shellcheck source=wire.sh
+[ -z "${IIBD_WIRE:-}" ] || . "$JUDGES/wire.sh"
 
 # ------------------------------------------------------------------ results --
 passed=0 failed=0 skipped=0
@@ -56,18 +61,20 @@ bounded() { timeout -k 3 "$@" < /dev/null; }
 nap() { read -r -t "$1" <> <(:) || true; }
 
 judge() { # judge NAME
-    JUDGE=$1
+    JUDGE=${IIBD_WIRE:+$IIBD_WIRE/}$1
     W=$(mktemp -d "${TMPDIR:-/tmp}/iibd-judge.XXXXXX")
     SHM=''
     SUBJECT_PID='' PORT='' PORT2='' TARGETS=()
     trap judge_cleanup EXIT
     trap 'exit 143' TERM; trap 'exit 130' INT
+    [ -z "${IIBD_WIRE:-}" ] || wire_possible > "$W/why" || { skip "all" "$(cat "$W/why")"; judge_end; }
     case $IIBD_SUBJECT in
     daemon) LUN=0
         [ -x "$IIBD_BIN" ] || { fail "start" "no executable $IIBD_BIN (cargo build --release)"; judge_end; } ;;
     tgt)    LUN=1 ;;
     *)      fail "start" "IIBD_SUBJECT=$IIBD_SUBJECT is neither daemon nor tgt"; judge_end ;;
     esac
+    [ -z "${IIBD_WIRE:-}" ] || wire_up > "$W/wire.log" 2>&1 || { fail "start" "no wire $IIBD_WIRE" "$W/wire.log"; judge_end; }
 }
 judge_cleanup() {
     local rc=$?
@@ -78,7 +85,7 @@ judge_cleanup() {
 }
 judge_end() {
     echo "$JUDGE: $passed passed, $failed failed, $skipped skipped"
-    [ -z "${IIBD_TOTALS:-}" ] || echo "$JUDGE $passed $failed $skipped" >> "$IIBD_TOTALS"
+    [ -z "${IIBD_TOTALS:-}" ] || echo "${JUDGE#"${IIBD_WIRE:+$IIBD_WIRE/}"} $passed $failed $skipped" >> "$IIBD_TOTALS"
     [ $failed -eq 0 ]
     exit $?
 }
@@ -102,7 +109,7 @@ file_of() {
 }
 url() { # url NAME [QUERY]
     local cred; cred=$(spec "$1" chap)
-    echo "iscsi://${cred:+${cred%%:*}%${cred#*:}@}127.0.0.1:$PORT/$(iqn "$1")/$LUN${2:+?$2}"
+    echo "iscsi://${cred:+${cred%%:*}%${cred#*:}@}$HOST:$PORT/$(iqn "$1")/$LUN${2:+?$2}"
 }
 url2() { local PORT=$PORT2; url "$@"; }
 listening() { # listening PORT: is anyone on this TCP port? (no connection is made)
@@ -170,8 +177,9 @@ subject_config_daemon() {
         [ -z "${LOGIN_TIMEOUT_S:-}" ] || printf '[limits]\nlogin_timeout_s = %s\n' "$LOGIN_TIMEOUT_S"
         echo "[[portal_group]]"
         echo "tag = 1"
-        echo "portals = [\"127.0.0.1:$PORT\"]"
-        [ -z "$PORT2" ] || printf '[[portal_group]]\ntag = 2\nportals = ["127.0.0.1:%s"]\n' "$PORT2"
+        echo "portals = [\"$HOST:$PORT\"${HOST_BESIDE:+, \"$HOST_BESIDE:$PORT\"}]"
+        [ -z "$PORT2" ] || printf '[[portal_group]]\ntag = 2\nportals = ["%s:%s"]\n' "$HOST" "$PORT2"
+        [ -z "${IIBD_WIRE:-}" ] || wire_config
         for t in "${TARGETS[@]}"; do
             name=${t%% *} backend=$(spec "$name" backend memory)
             echo "[[logical_unit]]"
@@ -212,9 +220,10 @@ subject_config_daemon() {
 }
 subject_launch_daemon() {
     local i
-    "$IIBD_BIN" run --config "$W/config.toml" >> "$W/subject.log" 2>&1 < /dev/null &
+    "${BESIDE[@]}" "$IIBD_BIN" run --config "$W/config.toml" >> "$W/subject.log" 2>&1 < /dev/null &
     SUBJECT_PID=$!
     for i in {1..200}; do
+        [ -z "${IIBD_WIRE:-}" ] || wire_attach
         ! grep -q "ready for logins" "$W/subject.log" || return 0
         kill -0 "$SUBJECT_PID" 2>/dev/null || break
         nap 0.05
@@ -228,7 +237,7 @@ subject_config_tgt() { SHM=$(mktemp -d /dev/shm/iibd-judge.XXXXXX); export TGT_I
 tgt() { bounded 10 tgtadm -C $((PORT % 30000)) --lld iscsi "$@"; }
 subject_launch_tgt() {
     local i t name f cred tid=0
-    tgtd -f -C $((PORT % 30000)) --iscsi portal="127.0.0.1:$PORT" >> "$W/subject.log" 2>&1 < /dev/null &
+    "${BESIDE[@]}" tgtd -f -C $((PORT % 30000)) --iscsi portal="$HOST:$PORT" >> "$W/subject.log" 2>&1 < /dev/null &
     SUBJECT_PID=$!
     for i in {1..100}; do
         tgt --op show --mode sys > /dev/null 2>&1 && break

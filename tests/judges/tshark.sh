@@ -3,11 +3,14 @@
 # Sourced after lib.sh.
 #
 #   capture_possible            root, tshark there; else prints the reason
-#   capture_start FILE [KIB]    packets of $PORT into FILE, at most KIB (40000)
+#   capture_start FILE [KIB]    packets of $PORT (or CAPTURE_FILTER) on $WIRE_IF or
+#                               loopback into FILE, at most KIB (40000)
 #   capture_stop
 #   capture_judge NAME FILE HEADER_MIN DATA_MIN
 #                               no malformed PDU, no bad digest, and at least that
 #                               many good header and data digests
+#   capture_wire NAME FILE      what passed on a wire: nothing malformed, each checksum
+#                               right, nothing sent twice by the subject
 capture_possible() {
     command -v tshark > /dev/null || { echo "tshark is not installed"; return 1; }
     [ "$(id -u)" -eq 0 ] || { echo "capturing on lo needs root"; return 1; }
@@ -15,7 +18,7 @@ capture_possible() {
 capture_pid=''
 capture_start() {
     local i
-    timeout -k 3 500 tshark -q -i lo -f "tcp port $PORT" -B 16 -a "filesize:${2:-40000}" -w "$1" > /dev/null 2> "$1.log" < /dev/null &
+    timeout -k 3 500 tshark -q -i "${WIRE_IF:-lo}" -f "${CAPTURE_FILTER-tcp port $PORT}" -B "${CAPTURE_MIB:-16}" -a "filesize:${2:-40000}" -w "$1" > /dev/null 2> "$1.log" < /dev/null &
     capture_pid=$!
     # dumpcap writes the file's head once it is capturing.
     for i in {1..200}; do
@@ -57,4 +60,38 @@ capture_judge() {
     else
         ok "$name: $good_h header and $good_d data digests, all good"
     fi
+}
+capture_wire() {
+    local name=$1 file=$2 n twice sums=TRUE
+    # A TAP with an offload header carries frames whose sums are still to be filled in.
+    [ "$WIRE_KIND" != tap ] || { sums=FALSE; skip "$name: checksums" "the TAP's frames have none yet"; }
+    bounded 300 tshark -r "$file" -d "tcp.port==$PORT,iscsi" -o tcp.check_checksum:$sums -o ip.check_checksum:$sums \
+        -o tcp.analyze_sequence_numbers:TRUE -T fields -E separator=' ' -e frame.number -e _ws.malformed \
+        -e ip.checksum.status -e tcp.checksum.status -e icmp.checksum.status -e icmpv6.checksum.status \
+        -Y '_ws.malformed || ip.checksum.status == 0 || tcp.checksum.status == 0 || icmp.checksum.status == 0 || icmpv6.checksum.status == 0' \
+        > "$W/damaged" 2> "$W/damaged.log" || { fail "$name: decoded" "tshark: exit $?" "$W/damaged.log"; return; }
+    bounded 300 tshark -r "$file" -T fields -E separator=' ' -e frame.number -e tcp.srcport -e _ws.col.Info \
+        -Y 'tcp.analysis.retransmission || tcp.analysis.out_of_order || tcp.analysis.lost_segment || tcp.analysis.duplicate_ack' > "$W/flags" 2>/dev/null
+    n=$(capinfos -cM "$file" | sed -n 's/^Number of packets: *//p')
+    if [ "${n:-0}" -ge 500 ]; then ok "$name: $n frames"; else fail "$name: frames" "only ${n:-0}"; fi
+    # (The SCSI dissector calls a response malformed that an allocation length cut short:
+    # capture_judge tells those from others.)
+    grep -vF '[Malformed Packet: SCSI]' "$W/damaged" > "$W/damaged.wire"
+    if [ ! -s "$W/damaged.wire" ]; then ok "$name: none malformed$([ $sums = FALSE ] || echo ", each checksum right")"
+    else fail "$name: malformed or with a wrong checksum" "$(wc -l < "$W/damaged.wire")" "$W/damaged.wire"; fi
+    # Nothing is lost on this wire.  (The kernel sends its last segment again when an answer is
+    # late, RFC 8985 §7; the daemon has to wait longer.)
+    if [ -z "$WIRE_ORDERED" ]; then skip "$name: what was sent twice" "without root the frames change their order"; return; fi
+    # (200 ms: the least that either end waits before it sends again.)
+    if [ "${WIRE_STARVED:-0}" -ge 150 ]; then skip "$name: what was sent twice" "this machine had no processor for $WIRE_STARVED ms"; return; fi
+    twice=$(grep -cE "^[0-9]+ $PORT .*(Retransmission|Out-Of-Order|previous segment not captured)" "$W/flags")
+    if [ "$twice" -eq 0 ] || [ "$WIRE_KIND" = host ]; then ok "$name: the subject sent $twice segments twice or out of order"
+    else fail "$name: sent twice or out of order by the subject" "$twice" "$W/flags"; fi
+    # A probe of the kernel's is one segment and one duplicate ACK; the third duplicate in a row,
+    # and what the kernel sends because of it, would be a sign that something is lost.
+    grep -E 'Fast Retransmission|Dup ACK [0-9]+#([3-9]|[0-9]{2,})\]' "$W/flags" > "$W/storms"
+    twice=$(grep -cE 'Retransmission|Dup ACK' "$W/flags")
+    if [ "$WIRE_KIND" != host ] && [ -s "$W/storms" ]; then fail "$name: duplicate ACKs in a row" "$(wc -l < "$W/storms")" "$W/storms"
+    elif [ $((twice * 100)) -le "$n" ]; then ok "$name: $twice retransmissions and duplicate ACKs in all, no three in a row"
+    else fail "$name: retransmissions and duplicate ACKs" "$twice in $n frames" "$W/flags"; fi
 }

@@ -18,6 +18,10 @@
 #                     (repeatable); from inside, 10.0.2.2 is the host's 127.0.0.1
 #   --disk FILE       raw image as /dev/vdb (cache=writeback: what the machine
 #                     flushed is in FILE, whatever becomes of QEMU)
+#   --dpdk-nic MODEL  a network card for DPDK behind an emulated IOMMU: e1000e or
+#                     vmxnet3, bound to nothing, and a hub that joins it to a
+#                     second card of the kernel's; 128 huge pages.  The script finds
+#                     VM_DPDK_BDF, VM_DPDK_MAC and VM_HUB_MAC in its environment
 #   --console FILE    where the kernel console is kept
 #   --pid-file FILE   QEMU's process id, for tests that kill it
 #   --append ARGS     more kernel command line
@@ -38,7 +42,7 @@ usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2; }
 die() { echo "run-vm: $*" >&2; exit 2; }
 
 cache=${IIBD_CACHE:-${HOME:-/root}/.cache/iiblockdaemon}/vm
-limit=180 mem=768 cpus=2 share='' out='' console='' pidfile='' append='' verbose=''
+limit=180 mem=768 cpus=2 share='' out='' console='' pidfile='' append='' verbose='' dpdk_nic=''
 env=() net='user,id=n0,net=10.0.2.0/24,host=10.0.2.2,ipv6=off' more=()
 while [ $# -gt 0 ]; do
     case $1 in
@@ -57,6 +61,7 @@ while [ $# -gt 0 ]; do
     --forward)  net+=",hostfwd=tcp:127.0.0.1:${2%%=*}-10.0.2.15:${2#*=}" ;;
     --disk)     more+=(-drive "file=$2,format=raw,if=none,id=d1,cache=writeback,discard=unmap"
                        -device virtio-blk-pci,drive=d1,addr=0x1e) ;;
+    --dpdk-nic) dpdk_nic=$2 ;;
     --console)  console=$2 ;;
     --pid-file) pidfile=$2 ;;
     --append)   append=$2 ;;
@@ -71,6 +76,19 @@ for f in vmlinux initramfs.cpio rootfs.ext4; do
     [ -s "$cache/$f" ] || die "$cache/$f is missing: run build-image.sh first"
 done
 command -v qemu-system-x86_64 > /dev/null || die "qemu-system-x86_64 is missing (package qemu-system-x86)"
+
+# The IOMMU precedes what is behind it; with fewer than 48 bits of address (its default is
+# 39) DPDK cannot use its virtual addresses as the card's.  iommu=pt spares the other devices.
+first=()
+if [ -n "$dpdk_nic" ]; then
+    case $dpdk_nic in e1000e | vmxnet3) ;; *) die "no driver of DPDK's for $dpdk_nic in the image" ;; esac
+    first=(-device intel-iommu,intremap=on,caching-mode=on,aw-bits=48)
+    append+=" intel_iommu=on iommu=pt hugepagesz=2M hugepages=128"
+    env+=(VM_DPDK_BDF=0000:00:08.0 VM_DPDK_MAC=52:54:00:77:00:08 VM_HUB_MAC=52:54:00:77:00:09)
+    more+=(-netdev hubport,id=h0,hubid=0 -netdev hubport,id=h1,hubid=0
+           -device "$dpdk_nic,netdev=h0,mac=52:54:00:77:00:08,romfile=,addr=8"
+           -device virtio-net-pci,netdev=h1,mac=52:54:00:77:00:09,romfile=,addr=9)
+fi
 
 W=$(mktemp -d "${TMPDIR:-/tmp}/iibd-vm.XXXXXX")
 qpid=''
@@ -95,6 +113,7 @@ qemu=(qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none
     -append "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic mitigations=off nokaslr audit=0 apparmor=0 selinux=0 random.trust_cpu=on tsc=reliable no_timer_check nowatchdog cryptomgr.notests rcupdate.rcu_expedited=1 8250.nr_uarts=1 net.ifnames=0 $append"
     -chardev "file,id=con,path=$console" -serial chardev:con
     -drive "file=$cache/rootfs.ext4,format=raw,if=none,id=root,snapshot=on,cache=unsafe"
+    "${first[@]}"
     -device virtio-blk-pci,drive=root,addr=0x1c
     -device virtio-rng-pci,addr=0x17
     -device virtio-serial-pci,addr=0x1d,max_ports=4
