@@ -1,11 +1,13 @@
-//! The Internet checksum (RFC 1071), and the layout of a frame's headers as far as a device looks
-//! at them: where IP and TCP begin, whether their checksums are right, which flow it is.
+//! The layout of a frame's headers as far as a device looks at them: where IP and TCP begin,
+//! whether their checksums are right, which flow it is.
 
+use super::sum::Sum;
 use super::{Checksum, ETHERNET_BYTES, VLAN_BYTES};
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
-const ETHERTYPE_VLAN: u16 = 0x8100;
+/// Tags of a customer's VLAN and of a provider's (IEEE 802.1Q): both as long.
+const ETHERTYPE_VLANS: [u16; 2] = [0x8100, 0x88a8];
 const PROTOCOL_TCP: u8 = 6;
 const IPV6_HEADER_BYTES: usize = 40;
 /// Where the checksum is in an IPv4 header.
@@ -14,62 +16,6 @@ pub const IPV4_CHECKSUM_AT: usize = 10;
 pub const TCP_CHECKSUM_AT: usize = 16;
 /// A TCP header without options.
 const TCP_HEADER_BYTES: usize = 20;
-
-/// A running one's complement sum of 16-bit words over bytes in any number of pieces.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Sum {
-    total: u64,
-    /// An odd number of bytes went in so far.
-    odd: bool,
-}
-
-impl Sum {
-    /// Adds the next piece. Pieces of odd length may follow each other.
-    pub fn add(&mut self, bytes: &[u8]) {
-        let mut bytes = bytes;
-        if self.odd
-            && let Some((&low, rest)) = bytes.split_first()
-        {
-            self.total += u64::from(low);
-            self.odd = false;
-            bytes = rest;
-        }
-        let (words, rest) = bytes.as_chunks::<4>();
-        // Bounded: the total has room for 16 GiB of the largest words.
-        let sum: u64 = words
-            .iter()
-            .map(|&word| u64::from(u32::from_be_bytes(word)))
-            .sum();
-        self.total += sum;
-        let (pairs, last) = rest.as_chunks::<2>();
-        for &pair in pairs {
-            self.total += u64::from(u16::from_be_bytes(pair));
-        }
-        if let &[high] = last {
-            self.total += u64::from(high) << 8;
-            self.odd = true;
-        }
-    }
-
-    /// The sum in 16 bits, not complemented.
-    pub fn folded(self) -> u16 {
-        let mut sum = self.total;
-        while let high @ 1.. = sum >> 16 {
-            sum = high + (sum & 0xffff);
-        }
-        u16::try_from(sum).expect("folded to 16 bits")
-    }
-
-    /// What the checksum field has to hold.
-    pub fn checksum(self) -> u16 {
-        !self.folded()
-    }
-
-    /// The bytes, with their checksum among them, are as they were sent.
-    pub fn is_right(self) -> bool {
-        self.folded() == 0xffff
-    }
-}
 
 /// Where the headers of an IP packet are in a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -130,6 +76,14 @@ impl Layout {
         self.l2_len + self.l3_len
     }
 
+    /// The IPv4 header, out of the bytes it was made from, is as it was sent (RFC 791 section 3.1).
+    /// IPv6 has no sum of its own.
+    pub fn is_header_valid(&self, head: &[u8]) -> bool {
+        let mut sum = Sum::new();
+        sum.add(&head[self.l2_len..self.l4_at()]);
+        self.ipv6 || sum.is_valid()
+    }
+
     /// Source and destination address, behind each other, out of the bytes it was made from.
     fn addresses<'a>(&self, head: &'a [u8]) -> &'a [u8] {
         let ip = &head[self.l2_len..];
@@ -138,7 +92,7 @@ impl Layout {
 
     /// The sum of TCP's pseudo-header for `l4_len` bytes of header and payload.
     pub fn pseudo_header(&self, head: &[u8], l4_len: usize) -> Sum {
-        let mut sum = Sum::default();
+        let mut sum = Sum::new();
         sum.add(self.addresses(head));
         sum.add(&[0, PROTOCOL_TCP]);
         let len = u32::try_from(l4_len).unwrap_or(u32::MAX);
@@ -156,7 +110,10 @@ impl Layout {
 
 /// Bytes before the IP header.
 pub fn l2_len(head: &[u8]) -> usize {
-    let tagged = head.get(12..14) == Some(&ETHERTYPE_VLAN.to_be_bytes());
+    let ethertype = head.get(12..14);
+    let tagged = ETHERTYPE_VLANS
+        .iter()
+        .any(|vlan| ethertype == Some(&vlan.to_be_bytes()));
     ETHERNET_BYTES + if tagged { VLAN_BYTES } else { 0 }
 }
 
@@ -165,12 +122,8 @@ pub fn verify(frame: &[u8]) -> Checksum {
     let Some(layout) = Layout::of(frame) else {
         return Checksum::Unknown;
     };
-    if !layout.ipv6 {
-        let mut sum = Sum::default();
-        sum.add(&frame[layout.l2_len..layout.l4_at()]);
-        if !sum.is_right() {
-            return Checksum::Bad;
-        }
+    if !layout.is_header_valid(frame) {
+        return Checksum::Bad;
     }
     let Some(end) = layout.end(frame) else {
         return Checksum::Unknown;
@@ -181,7 +134,7 @@ pub fn verify(frame: &[u8]) -> Checksum {
     }
     let mut sum = layout.pseudo_header(frame, segment.len());
     sum.add(segment);
-    if sum.is_right() {
+    if sum.is_valid() {
         Checksum::Good
     } else {
         Checksum::Bad
@@ -225,35 +178,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sum_does_not_depend_on_where_the_pieces_end() {
-        let bytes: Vec<u8> = (0..=255).cycle().take(1001).collect();
-        let mut plain = 0u64;
-        for pair in bytes.chunks(2) {
-            plain += u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0));
-        }
-        while plain > 0xffff {
-            plain = (plain >> 16) + (plain & 0xffff);
-        }
-        for step in [1, 2, 3, 5, 7, 64, 1001] {
-            let mut sum = Sum::default();
-            bytes.chunks(step).for_each(|piece| sum.add(piece));
-            assert_eq!(u64::from(sum.folded()), plain, "pieces of {step}");
-            assert_eq!(sum.checksum(), !sum.folded());
-        }
-    }
-
-    /// The example of RFC 1071, section 3.
-    #[test]
-    fn the_standards_example_comes_out() {
-        let mut sum = Sum::default();
-        sum.add(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
-        assert_eq!(sum.folded(), 0xddf2);
-        let mut whole = sum;
-        whole.add(&sum.checksum().to_be_bytes());
-        assert!(whole.is_right());
-    }
-
-    #[test]
     fn short_and_strange_frames_are_no_ip() {
         let mut frame = vec![0u8; 14 + 4 + 20 + 20];
         assert_eq!(Layout::of(&frame), None);
@@ -268,6 +192,25 @@ mod tests {
         for len in 0..frame.len() {
             assert_eq!(verify(&frame[..len]), Checksum::Unknown);
             assert_eq!(symmetric_hash(&frame[..len]), 0);
+        }
+    }
+
+    /// The example header of RFC 1071's later explanations: its sum is b861.
+    #[test]
+    fn an_ipv4_header_is_found_behind_either_tag_and_its_sum_is_looked_at() {
+        let header = [
+            0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0xb8, 0x61, 0xc0, 0xa8, 0, 1, 0xc0, 0xa8,
+            0, 0xc7,
+        ];
+        for tag in [&[][..], &[0x81, 0, 0, 5], &[0x88, 0xa8, 0, 5]] {
+            let mut frame = [&[0; 12][..], tag, &[8, 0], &header].concat();
+            let layout = Layout::of(&frame).unwrap();
+            assert_eq!(layout.l2_len, 14 + tag.len());
+            assert_eq!((layout.l4_at(), layout.tcp), (frame.len(), false));
+            assert!(layout.is_header_valid(&frame));
+            *frame.last_mut().unwrap() ^= 1;
+            assert!(!layout.is_header_valid(&frame));
+            assert_eq!(verify(&frame), Checksum::Bad);
         }
     }
 }

@@ -37,6 +37,7 @@ pub mod parcel;
 pub mod remote;
 #[cfg(test)]
 pub(crate) mod suite;
+pub mod sum;
 pub mod tap;
 
 use std::num::NonZeroU16;

@@ -4,7 +4,8 @@
 //! Done as a device does it: a checksum is the complement of the sum over the bytes *as they are*,
 //! what the field holds among them, so that a caller who leaves something else there is found out.
 
-use super::checksum::{IPV4_CHECKSUM_AT, Layout, Sum, TCP_CHECKSUM_AT};
+use super::checksum::{IPV4_CHECKSUM_AT, Layout, TCP_CHECKSUM_AT};
+use super::sum::Sum;
 use super::{HEAD_BYTES_MAX, Outgoing};
 
 /// Segments that one packet is cut into, at most; see [`super::Capabilities::can_send`].
@@ -112,12 +113,12 @@ impl<'a> Wire<'a> {
         let l2 = usize::from(offload.l2_len);
         let l4 = l2 + usize::from(offload.l3_len);
         if offload.ipv4_checksum {
-            let mut sum = Sum::default();
+            let mut sum = Sum::new();
             sum.add(&to[l2..l4]);
             put_u16(to, l2 + IPV4_CHECKSUM_AT, sum.checksum());
         }
         if offload.tcp_checksum {
-            let mut sum = Sum::default();
+            let mut sum = Sum::new();
             sum.add(&to[l4..]);
             put_u16(to, l4 + TCP_CHECKSUM_AT, sum.checksum());
         }

@@ -6,7 +6,8 @@ use std::slice;
 
 use dpdk_sys as sys;
 
-use crate::port::{Checksum, ETHERNET_BYTES, VLAN_BYTES};
+use crate::port::checksum::{Layout, l2_len};
+use crate::port::{Checksum, ETHERNET_BYTES};
 
 /// So much of a frame is in one piece: more than any headers take.
 const HEAD_GATHERED: u32 = 128;
@@ -164,33 +165,13 @@ pub(super) fn checksum(flags: u64, head: &[u8]) -> Checksum {
     }
 }
 
-/// Bytes that frames have before their IP header: with a VLAN tag or without.
-pub(super) fn link_bytes(head: &[u8]) -> usize {
-    match head.get(12..14) {
-        Some([0x81, 0x00] | [0x88, 0xa8]) => ETHERNET_BYTES + VLAN_BYTES,
-        _ => ETHERNET_BYTES,
-    }
-}
-
 /// Whether the IPv4 header is right (RFC 791 section 3.1); IPv6 has no sum of its own. `None`: no
 /// IP, or not all of its header.
 fn ip_header(head: &[u8]) -> Option<bool> {
-    let link = link_bytes(head);
-    let header = head.get(link..)?;
-    match head.get(link - 2..link)? {
-        [0x86, 0xdd] => Some(true),
-        [0x08, 0x00] => {
-            let bytes = usize::from(header.first()? & 0x0f) * 4;
-            let words = header.get(..bytes).filter(|_| bytes >= 20)?;
-            let sum: u32 = words
-                .chunks_exact(2)
-                .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
-                .sum();
-            let folded = (sum & 0xffff) + (sum >> 16);
-            Some((folded & 0xffff) + (folded >> 16) == 0xffff)
-        }
-        _ => None,
+    if head.get(..l2_len(head))?.ends_with(&[0x86, 0xdd]) {
+        return Some(true);
     }
+    Some(Layout::of(head)?.is_header_valid(head))
 }
 
 #[cfg(test)]

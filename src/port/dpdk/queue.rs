@@ -23,10 +23,11 @@ use super::chain::Chain;
 use super::device::{Shared, Using};
 use super::eal::error_text;
 use super::facts::Lending;
-use super::mbuf::{Mbuf, checksum, link_bytes};
+use super::mbuf::{Mbuf, checksum};
 use super::registered;
 use super::slab::Slab;
 use crate::mem::Pool;
+use crate::port::checksum::l2_len;
 use crate::port::{
     BURST, Burst, Capabilities, Checksum, Counters, Frame, Full, Link, Outgoing, Piece, Port,
 };
@@ -276,8 +277,7 @@ impl Queue {
     /// Whether a received frame is as the rest of the world wants it.
     fn accept(&mut self, received: sys::iibd_received) -> Option<Frame> {
         let mbuf = Mbuf::new(received)?;
-        if mbuf.len() - link_bytes(mbuf.head()).min(mbuf.len()) > usize::from(self.capabilities.mtu)
-        {
+        if mbuf.len() - l2_len(mbuf.head()).min(mbuf.len()) > usize::from(self.capabilities.mtu) {
             return None;
         }
         let sums = if self.capabilities.verifies_checksums {

@@ -2,7 +2,8 @@
 
 use std::num::NonZeroU16;
 
-use super::super::checksum::{IPV4_CHECKSUM_AT, Layout, Sum, TCP_CHECKSUM_AT};
+use super::super::checksum::{IPV4_CHECKSUM_AT, Layout, TCP_CHECKSUM_AT};
+use super::super::sum::Sum;
 use super::super::{Frame, Offload, Outgoing, Piece, Port};
 
 /// Ports that nobody else uses here.
@@ -57,7 +58,7 @@ impl Made {
             bytes.extend([8, 0, 0x45, 0]);
             bytes.extend(whole.to_be_bytes());
             bytes.extend([0x12, 0x34, 0x40, 0, 64, 6, 0, 0, 10, 9, 8, 1, 10, 9, 8, 2]);
-            let mut sum = Sum::default();
+            let mut sum = Sum::new();
             sum.add(&bytes[l3_at..]);
             put(&mut bytes, l3_at + IPV4_CHECKSUM_AT, sum.checksum());
         }

@@ -3,7 +3,7 @@
 
 use std::num::NonZeroU16;
 
-use super::super::checksum::{Layout, Sum, TCP_CHECKSUM_AT};
+use super::super::checksum::{Layout, TCP_CHECKSUM_AT};
 use super::super::{Checksum, Frame, Offload};
 
 pub(super) const HEADER_BYTES: usize = 10;
@@ -55,9 +55,7 @@ pub(super) fn note(header: &Header, frame: &mut Frame) {
     // The host says nothing about the header of IPv4, and need not have looked at it.
     let says_good = header[field::FLAGS] & (NEEDS_CHECKSUM | DATA_VALID) != 0;
     if says_good && let Some(layout) = Layout::of(frame.head()) {
-        let mut sum = Sum::default();
-        sum.add(&frame.head()[layout.l2_len..layout.l4_at()]);
-        frame.checksum = if layout.ipv6 || sum.is_right() {
+        frame.checksum = if layout.is_header_valid(frame.head()) {
             Checksum::Good
         } else {
             Checksum::Bad

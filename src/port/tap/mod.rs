@@ -29,8 +29,9 @@ use rustix::io::{Errno, readv, writev};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::buffers::{Buffer, Buffers};
-use super::checksum::{self, IPV4_CHECKSUM_AT, Sum};
+use super::checksum::{self, IPV4_CHECKSUM_AT};
 use super::offload::head_to_cut;
+use super::sum::Sum;
 use super::{
     Burst, Capabilities, Counters, ETHERNET_BYTES, Frame, Full, HEAD_BYTES_MAX, Link, Outgoing,
     Port, VLAN_BYTES,
@@ -449,7 +450,7 @@ impl Port for Tap {
             let l2 = usize::from(frame.offload.l2_len);
             let ip = &mut head[l2..l2 + usize::from(frame.offload.l3_len)];
             ip[IPV4_CHECKSUM_AT..][..2].fill(0);
-            let mut sum = Sum::default();
+            let mut sum = Sum::new();
             sum.add(ip);
             ip[IPV4_CHECKSUM_AT..][..2].copy_from_slice(&sum.checksum().to_be_bytes());
         }

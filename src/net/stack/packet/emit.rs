@@ -3,9 +3,9 @@
 
 use std::net::IpAddr;
 
+use super::Sum;
 use super::ip::{IPV4_BYTES, IPV6_BYTES};
 use super::seq::Seq;
-use super::sum::Sum;
 use super::tcp::{Flags, Segment, TCP_BYTES, Timestamps, option};
 use super::{ethertype, protocol};
 use crate::net::stack::model::FlowKey;

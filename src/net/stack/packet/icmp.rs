@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 
+use super::Sum;
 use super::ip::{IPV4_BYTES, IPV6_BYTES, Ip};
 use super::seq::Seq;
-use super::sum::Sum;
 use super::{Link, Malformed, array_at, is_unverified, protocol, u16_at, u32_at};
 use crate::net::stack::model::FlowKey;
 use crate::port::Frame;

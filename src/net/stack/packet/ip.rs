@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::sum::Sum;
+use super::Sum;
 use super::{Malformed, array_at, is_unverified, protocol, u16_at};
 use crate::port::Frame;
 

@@ -16,7 +16,6 @@
 pub mod emit;
 pub mod icmp;
 pub mod seq;
-pub mod sum;
 pub mod tcp;
 
 mod ip;
@@ -28,10 +27,10 @@ use std::ops::Range;
 
 use crate::port::{Checksum, ETHERNET_BYTES, Frame, VLAN_BYTES};
 
+pub use crate::port::sum::Sum;
 pub use icmp::{Icmp, IcmpMessage, Quoted};
 pub use ip::Ip;
 pub use seq::Seq;
-pub use sum::Sum;
 pub use tcp::{Flags, Options, Segment, Timestamps};
 
 /// EtherTypes (IEEE 802).

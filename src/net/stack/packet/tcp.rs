@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use arrayvec::ArrayVec;
 use bitflags::bitflags;
 
+use super::Sum;
 use super::ip::Ip;
 use super::seq::Seq;
-use super::sum::Sum;
 use super::{Link, Malformed, array_at, is_unverified, protocol, u16_at, u32_at};
 use crate::net::stack::model::FlowKey;
 use crate::port::Frame;

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use crate::port::Frame;
+use super::Frame;
 
 /// A sum under way. [`Sum::add`] takes slices of any length, also odd ones between others.
 #[derive(Clone, Copy, Default, Debug)]
