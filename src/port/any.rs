@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use super::fault::Fault;
-use super::remote::{Asked, Remote, Requests};
+use super::remote::Remote;
 use super::tap::Tap;
 use super::{Burst, Capabilities, Counters, Full, Link, Outgoing, Port, dpdk, memory};
 
@@ -42,11 +42,6 @@ impl AnyPort {
     /// Frames may come by it.
     pub fn receives(&self) -> bool {
         !matches!(self, Self::Remote(_))
-    }
-
-    /// Sends what cores without a queue asked for; see [`Requests::send_to`].
-    pub fn send_for(&mut self, requests: &mut Requests) -> Asked {
-        requests.send_to(self)
     }
 }
 

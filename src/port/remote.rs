@@ -11,7 +11,6 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 
@@ -27,10 +26,6 @@ use super::{
 struct Ring {
     parcels: ArrayQueue<Parcel>,
     bell: Bell,
-    /// What the owner last knew of its link.
-    link_up: AtomicBool,
-    /// What others have dropped because the ring was full.
-    dropped: AtomicU64,
 }
 
 /// A port whose queue is polled by another core. See the module.
@@ -80,8 +75,6 @@ impl Requests {
             ring: Arc::new(Ring {
                 parcels: ArrayQueue::new(depth),
                 bell: Bell::new()?,
-                link_up: AtomicBool::new(true),
-                dropped: AtomicU64::new(0),
             }),
             capabilities,
             // One more, for the one that waits.
@@ -128,21 +121,6 @@ impl Requests {
         }
     }
 
-    /// Tells the others about the link.
-    pub fn set_link(&self, link: Link) {
-        self.ring.link_up.store(link.up, Ordering::Relaxed);
-    }
-
-    /// There is no room for another frame.
-    pub fn is_full(&self) -> bool {
-        self.ring.parcels.is_full()
-    }
-
-    /// What the others could not send because the ring was full.
-    pub fn dropped(&self) -> u64 {
-        self.ring.dropped.load(Ordering::Relaxed)
-    }
-
     /// What to sleep on until somebody asks.
     pub fn wakes(&self) -> BorrowedFd<'_> {
         self.ring.bell.as_fd()
@@ -167,7 +145,6 @@ impl Port for Remote {
         let parcel = Parcel::copied(frame, Some(&self.buffers));
         if self.ring.parcels.push(parcel).is_err() {
             self.counters.transmit_errors += 1;
-            self.ring.dropped.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
         self.counters.sent += 1;
@@ -182,9 +159,10 @@ impl Port for Remote {
         self.counters
     }
 
+    /// Always up: who has the queue looks after its link.
     fn link(&mut self) -> Link {
         Link {
-            up: self.ring.link_up.load(Ordering::Relaxed),
+            up: true,
             mbit_per_s: None,
         }
     }
@@ -207,7 +185,6 @@ impl std::fmt::Debug for Requests {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Requests")
             .field("waiting", &self.ring.parcels.len())
-            .field("dropped", &self.dropped())
             .finish_non_exhaustive()
     }
 }
