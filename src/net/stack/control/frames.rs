@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use arrayvec::ArrayVec;
 
 use super::super::counters::Dropped;
-use super::super::packet::emit::{HOPS, LinkHeader};
+use super::super::packet::emit::{HOPS, IpHead, LinkHeader};
 use super::super::packet::icmp::kind;
 use super::super::packet::{Icmp, IcmpMessage, Sum, ethertype, protocol};
 use super::{Around, Control};
@@ -129,14 +129,15 @@ fn send_discovery<P: Port>(
     sum.add(message);
     message[2..4].copy_from_slice(&sum.checksum().to_be_bytes());
     let mut head = [0; HEAD_BYTES_MAX];
-    let ip = IpHeader {
+    let ip = IpHead {
         source: source.into(),
         dest: dest.into(),
         protocol: protocol::ICMPV6,
-        len: message.len(),
+        payload_len: message.len(),
+        traffic_class: 0,
         hops: HOPS_UNTOUCHED,
     };
-    let at = ip.emit(link, &mut head);
+    let at = ip.emit_behind(link, &mut head);
     head[at..at + message.len()].copy_from_slice(message);
     around.send(&head[..at + message.len()], &[]);
 }
@@ -175,67 +176,16 @@ pub(super) fn send_echo_reply<P: Port>(
     sum.add(&[kind, 0, 0, 0]);
     sum.add_frame(frame, body.start, body.end);
     let mut head = [0; HEAD_BYTES_MAX];
-    let ip = IpHeader {
+    let ip = IpHead {
         source: icmp.ip.dest,
         dest: icmp.ip.source,
         protocol,
-        len,
+        payload_len: len,
+        traffic_class: 0,
         hops: HOPS,
     };
-    let at = ip.emit(link, &mut head);
+    let at = ip.emit_behind(link, &mut head);
     let [high, low] = sum.checksum().to_be_bytes();
     head[at..at + ICMP_START_BYTES].copy_from_slice(&[kind, 0, high, low]);
     around.send(&head[..at + ICMP_START_BYTES], &pieces);
-}
-
-/// A plain IP header.
-struct IpHeader {
-    source: IpAddr,
-    dest: IpAddr,
-    protocol: u8,
-    /// Bytes behind the header.
-    len: usize,
-    hops: u8,
-}
-
-impl IpHeader {
-    /// Writes link header and IP header to the start of `out`, and returns their bytes.
-    fn emit(&self, link: &LinkHeader, out: &mut [u8; HEAD_BYTES_MAX]) -> usize {
-        match (self.source, self.dest) {
-            (IpAddr::V4(source), IpAddr::V4(dest)) => {
-                let at = link.emit(ethertype::IPV4, out);
-                let header = &mut out[at..at + 20];
-                let total = u16::try_from(self.len + 20).unwrap_or(u16::MAX);
-                header[0] = 0x45;
-                header[2..4].copy_from_slice(&total.to_be_bytes());
-                // Don't fragment (RFC 791 §3.1).
-                header[6] = 0x40;
-                header[8] = self.hops;
-                header[9] = self.protocol;
-                header[12..16].copy_from_slice(&source.octets());
-                header[16..20].copy_from_slice(&dest.octets());
-                let mut sum = Sum::new();
-                sum.add(header);
-                header[10..12].copy_from_slice(&sum.checksum().to_be_bytes());
-                at + 20
-            }
-            (source, dest) => {
-                let at = link.emit(ethertype::IPV6, out);
-                let header = &mut out[at..at + 40];
-                let len = u16::try_from(self.len).unwrap_or(u16::MAX);
-                header[0] = 0x60;
-                header[4..6].copy_from_slice(&len.to_be_bytes());
-                header[6] = self.protocol;
-                header[7] = self.hops;
-                for (ip, field) in [source, dest].into_iter().zip([8..24, 24..40]) {
-                    let octets = match ip {
-                        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
-                        IpAddr::V6(ip) => ip.octets(),
-                    };
-                    header[field].copy_from_slice(&octets);
-                }
-                at + 40
-            }
-        }
-    }
 }

@@ -130,20 +130,16 @@ impl Bare {
         let mut options = [option::NOTHING; OPTION_BYTES_MAX];
         let option_bytes = self.emit_options(&mut options);
         let tcp_bytes = TCP_BYTES + option_bytes;
-        let ethertype = match self.key.local {
-            std::net::SocketAddr::V4(_) => ethertype::IPV4,
-            std::net::SocketAddr::V6(_) => ethertype::IPV6,
-        };
-        let l2_bytes = link.emit(ethertype, out);
         let head = IpHead {
             source: self.key.local.ip(),
             dest: self.key.peer.ip(),
+            protocol: protocol::TCP,
             payload_len: tcp_bytes + payload.len(),
             traffic_class: (self.dscp & 0x3F) << 2,
             hops: HOPS,
         };
-        let ip_bytes = head.emit(&mut out[l2_bytes..]);
-        let tcp = &mut out[l2_bytes + ip_bytes..][..tcp_bytes];
+        let l4_at = head.emit_behind(link, out);
+        let tcp = &mut out[l4_at..][..tcp_bytes];
         tcp[..2].copy_from_slice(&self.key.local.port().to_be_bytes());
         tcp[2..4].copy_from_slice(&self.key.peer.port().to_be_bytes());
         tcp[4..8].copy_from_slice(&self.seq.0.to_be_bytes());
@@ -163,7 +159,7 @@ impl Bare {
         sum.add(tcp);
         sum.add(payload);
         tcp[16..18].copy_from_slice(&sum.checksum().to_be_bytes());
-        l2_bytes + ip_bytes + tcp_bytes
+        l4_at + tcp_bytes
     }
 
     /// Their bytes, a multiple of 4.
@@ -193,15 +189,30 @@ impl Bare {
 }
 
 /// What an IP header of ours says.
-struct IpHead {
-    source: IpAddr,
-    dest: IpAddr,
-    payload_len: usize,
-    traffic_class: u8,
-    hops: u8,
+#[derive(Clone, Copy, Debug)]
+pub struct IpHead {
+    pub source: IpAddr,
+    /// Of the family of `source`.
+    pub dest: IpAddr,
+    pub protocol: u8,
+    /// Bytes behind the header.
+    pub payload_len: usize,
+    /// Type of service and traffic class, as in the header.
+    pub traffic_class: u8,
+    pub hops: u8,
 }
 
 impl IpHead {
+    /// Writes a link header and the IP header to the start of `out`, and returns their bytes.
+    pub fn emit_behind(&self, link: &LinkHeader, out: &mut [u8; HEAD_BYTES_MAX]) -> usize {
+        let ethertype = match self.dest {
+            IpAddr::V4(_) => ethertype::IPV4,
+            IpAddr::V6(_) => ethertype::IPV6,
+        };
+        let at = link.emit(ethertype, out);
+        at + self.emit(&mut out[at..])
+    }
+
     /// A plain header, with don't-fragment and its checksum where it is IPv4. Returns its bytes.
     fn emit(&self, out: &mut [u8]) -> usize {
         match (self.source, self.dest) {
@@ -214,7 +225,7 @@ impl IpHead {
                 header[2..4].copy_from_slice(&total.to_be_bytes());
                 header[6] = 0x40;
                 header[8] = self.hops;
-                header[9] = protocol::TCP;
+                header[9] = self.protocol;
                 header[12..16].copy_from_slice(&source.octets());
                 header[16..20].copy_from_slice(&dest.octets());
                 let mut sum = Sum::new();
@@ -229,7 +240,7 @@ impl IpHead {
                 header[0] = 0x60 | self.traffic_class >> 4;
                 header[1] = self.traffic_class << 4;
                 header[4..6].copy_from_slice(&len.to_be_bytes());
-                header[6] = protocol::TCP;
+                header[6] = self.protocol;
                 header[7] = self.hops;
                 header[8..24].copy_from_slice(&octets_v6(source));
                 header[24..40].copy_from_slice(&octets_v6(dest));
@@ -292,6 +303,7 @@ impl Adjusted {
         let head = IpHead {
             source: segment.key.peer.ip(),
             dest: segment.key.local.ip(),
+            protocol: protocol::TCP,
             payload_len: tcp.len() + self.len,
             traffic_class: segment.ecn,
             hops: segment.hops.max(1),
