@@ -1,5 +1,7 @@
 //! What a stack counts. Every frame that comes to nothing is counted once, by the reason.
 
+#[cfg(doc)]
+use super::isn::SEGMENT_BYTES_MIN;
 use super::packet::Malformed;
 
 /// Why a frame was dropped.
@@ -25,6 +27,9 @@ pub enum Dropped {
     Guarded,
     /// A SYN that found no room.
     NoRoom,
+    /// A SYN of a peer that takes less in a segment than [`SEGMENT_BYTES_MIN`]: to serve it would
+    /// cost many frames for few bytes.
+    SmallSegments,
     /// An acknowledgement that is no valid SYN cookie.
     BadCookie,
     /// A SYN while nothing is listened to any more.

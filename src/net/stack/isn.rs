@@ -113,10 +113,7 @@ impl Numbers {
             SocketAddr::V4(_) => SEGMENT_SIZE_V4,
             SocketAddr::V6(_) => SEGMENT_SIZE_V6,
         };
-        let wanted = match syn.options.mss {
-            None | Some(0) => default,
-            Some(mss) => mss,
-        };
+        let wanted = syn.options.mss.unwrap_or(default);
         let fitting = SEGMENT_SIZES.iter().rposition(|&size| size <= wanted)?;
         let size_index = u32::try_from(fitting).ok()?;
         let is_timed = syn.options.timestamps.is_some();

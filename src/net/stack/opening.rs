@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::Stack;
 use super::counters::Dropped;
 use super::flow::{self, Flow, Opening};
-use super::isn::COOKIE_PERIOD;
+use super::isn::{COOKIE_PERIOD, SEGMENT_BYTES_MIN};
 use super::live::{Entry, Live, Phase};
 use super::model::{FlowId, FlowKey, Network, Portal, Settings};
 use super::mtu::PathMtu;
@@ -124,6 +124,13 @@ impl<P: Port> Stack<P> {
     /// A SYN to a portal.
     fn syn(&mut self, now: Instant, place: usize, segment: &Segment, frame: Frame, portal: Portal) {
         self.core.counters.syns += 1;
+        if segment
+            .options
+            .mss
+            .is_some_and(|mss| mss < SEGMENT_BYTES_MIN)
+        {
+            return self.core.counters.drop(Dropped::SmallSegments);
+        }
         if !self.make_room() {
             return self.core.counters.drop(Dropped::NoRoom);
         }

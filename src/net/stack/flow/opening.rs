@@ -44,7 +44,8 @@ pub(in crate::net::stack) struct Opening<'a> {
 
 impl Flow {
     /// A connection that the peer's SYN asks for; the answer leaves with the next egress. `None`:
-    /// there is no memory for its rings.
+    /// there is no memory for its rings, or the peer takes less than [`SEGMENT_BYTES_MIN`] in a
+    /// segment, which callers look at first.
     pub(in crate::net::stack) fn accept<P: Port>(
         opening: &Opening<'_>,
         syn: &Segment,
