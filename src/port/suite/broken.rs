@@ -19,6 +19,10 @@ enum Breach {
     None,
     /// Every 50th frame is dropped on receipt.
     LosesReceived,
+    /// The last frame of a full burst is dropped, and counted as received all the same.
+    LosesWhenBusy,
+    /// The same, and it is not counted at all.
+    LosesUncounted,
     /// A frame that does not fit is said to be taken.
     SwallowsWhenFull,
     /// Frames of a burst come in the wrong order.
@@ -53,8 +57,10 @@ enum Breach {
     NeverWakes,
 }
 
-const ALL: [Breach; 18] = [
+const ALL: [Breach; 20] = [
     Breach::LosesReceived,
+    Breach::LosesWhenBusy,
+    Breach::LosesUncounted,
     Breach::SwallowsWhenFull,
     Breach::Reorders,
     Breach::ForgetsBurst,
@@ -82,6 +88,7 @@ struct Broken {
     kept_loans: Vec<Loan>,
     late: VecDeque<Frame>,
     nth: u64,
+    dropped: u64,
     was_full: bool,
     silent: OwnedFd,
 }
@@ -102,6 +109,7 @@ impl Broken {
             kept_loans: vec![],
             late: VecDeque::new(),
             nth: 0,
+            dropped: 0,
             was_full: false,
             silent: eventfd(0, EventfdFlags::CLOEXEC).expect("one file more"),
         }
@@ -148,6 +156,11 @@ impl Port for Broken {
             if came.len() == before {
                 break;
             }
+        }
+        let is_busy = matches!(self.breach, Breach::LosesWhenBusy | Breach::LosesUncounted);
+        if is_busy && came.is_full() {
+            self.dropped += 1;
+            came.pop();
         }
         for frame in came {
             self.received(frame, burst);
@@ -209,6 +222,7 @@ impl Port for Broken {
         match self.breach {
             Breach::HidesRefused => counters.refused = 0,
             Breach::CountsTwice => counters.sent *= 2,
+            Breach::LosesUncounted => counters.received -= self.dropped,
             Breach::CountsNoBytes => counters.received_bytes = 0,
             _ => {}
         }
