@@ -8,7 +8,8 @@
 //!
 //! The device is made, or attached to where it exists, given the MTU and brought up. It goes with
 //! the last of its queues, unless it was made to stay. Its own address is the host's side; the
-//! port's is made from it.
+//! port's is made from it. Of the daemons of one network namespace one has it, with all its queues.
+//! A device that is removed while it is served is told in the log, and is a link that stays down.
 //!
 //! A frame costs one system call. Received ones lie in buffers of the MTU; packets that the kernel
 //! has joined (`segment_bytes`) lie in a few long ones. While no buffer is free frames wait in the
@@ -23,10 +24,11 @@ use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use rustix::io::{Errno, readv, writev};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 
 use super::buffers::{Buffer, Buffers};
 use super::checksum::{self, IPV4_CHECKSUM_AT};
@@ -106,7 +108,7 @@ pub enum TapError {
          ip link set {name} mtu {mtu} up`"
     )]
     Denied { name: String, mtu: u16 },
-    #[error("TAP device {0} is in use by another process: stop it, or take another name")]
+    #[error("TAP device {0} is in use by another daemon or process: stop it, or take another name")]
     Busy(String),
     #[error(
         "{0} exists and is no TAP device with several queues: take another name, or remove it \
@@ -128,6 +130,7 @@ pub enum TapError {
 pub fn open(config: &Config) -> Result<Vec<Tap>, TapError> {
     check(config)?;
     let name = config.name.as_str();
+    let claim = Arc::new(claim(config)?);
     let mut queues = Vec::new();
     for _ in 0..config.queues {
         queues.push(attach(config)?);
@@ -151,7 +154,7 @@ pub fn open(config: &Config) -> Result<Vec<Tap>, TapError> {
     queues
         .into_iter()
         .zip(0..)
-        .map(|(device, queue)| Tap::new(config, device, queue, mac))
+        .map(|(device, queue)| Tap::new(config, (device, &claim), queue, mac))
         .collect()
 }
 
@@ -186,6 +189,23 @@ fn failed(config: &Config, what: &'static str) -> impl Fn(io::Error) -> TapError
             what,
             source,
         },
+    }
+}
+
+/// Makes the device this caller's alone, for as long as the socket is open: a device of several
+/// queues takes further ones from anybody, and frames would be spread over two daemons. An abstract
+/// name is, like that of the device, one of the network namespace, and leaves nothing behind.
+fn claim(config: &Config) -> Result<OwnedFd, TapError> {
+    let failed = |error: Errno| failed(config, "claim it")(error.into());
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None);
+    let socket = socket.map_err(failed)?;
+    let name = format!("iiblockdaemon/tap/{}", config.name);
+    let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).map_err(failed)?;
+    match bind(&socket, &address) {
+        Ok(()) => Ok(socket),
+        Err(Errno::ADDRINUSE) => Err(TapError::Busy(config.name.clone())),
+        Err(error) => Err(failed(error)),
     }
 }
 
@@ -266,7 +286,10 @@ fn neighbour_of(mac: [u8; 6]) -> [u8; 6] {
 /// One queue of a TAP device. See the module.
 #[derive(Debug)]
 pub struct Tap {
-    device: OwnedFd,
+    /// Absent when it was removed from the system.
+    device: Option<OwnedFd>,
+    /// Shared by all queues of the device.
+    _claim: Arc<OwnedFd>,
     /// To ask about the link.
     control: OwnedFd,
     name: String,
@@ -287,7 +310,12 @@ pub struct Tap {
 }
 
 impl Tap {
-    fn new(config: &Config, device: OwnedFd, queue: u16, mac: [u8; 6]) -> Result<Self, TapError> {
+    fn new(
+        config: &Config,
+        (device, claim): (OwnedFd, &Arc<OwnedFd>),
+        queue: u16,
+        mac: [u8; 6],
+    ) -> Result<Self, TapError> {
         let bytes = usize::from(config.mtu) + ETHERNET_BYTES + VLAN_BYTES;
         let offload = config.offload;
         let control = socket_with(
@@ -298,7 +326,8 @@ impl Tap {
         )
         .map_err(|error| failed(config, "open a socket")(error.into()))?;
         Ok(Self {
-            device,
+            device: Some(device),
+            _claim: Arc::clone(claim),
             control,
             name: config.name.clone(),
             capabilities: Capabilities {
@@ -361,10 +390,27 @@ impl Tap {
             IoSliceMut::new(first),
             IoSliceMut::new(rest),
         ];
-        match readv(&self.device, &mut parts) {
+        match readv(self.device.as_ref()?, &mut parts) {
             Ok(bytes) if bytes >= HEADER_BYTES => Some((header, bytes - HEADER_BYTES)),
+            Err(Errno::BADFD) => {
+                self.lose();
+                None
+            }
             // Nothing there, interrupted, or the device is down: the next turn tries again.
             Ok(_) | Err(_) => None,
+        }
+    }
+
+    /// The device was removed from the system: it never comes back by this descriptor, which would
+    /// wake who sleeps on it for ever.
+    fn lose(&mut self) {
+        if self.device.take().is_some() {
+            tracing::error!(
+                "TAP device {}: queue {} is lost, the device was removed from the system; restart \
+                 the daemon to have it again",
+                self.name,
+                self.capabilities.queue
+            );
         }
     }
 
@@ -408,7 +454,7 @@ impl Tap {
             self.together.extend_from_slice(piece.bytes());
         }
         parts.push(IoSlice::new(&self.together));
-        writev(&self.device, &parts)
+        writev(self.device.as_ref().ok_or(Errno::BADFD)?, &parts)
     }
 }
 
@@ -465,7 +511,7 @@ impl Port for Tap {
                 self.full += 1;
                 return Err(Full);
             }
-            // The device is down, or will not take this one.
+            // The device is down or gone, or will not take this one.
             Err(_) => self.counters.transmit_errors += 1,
         }
         self.full = 0;
@@ -488,13 +534,13 @@ impl Port for Tap {
         let mut flags = Request::<Flags>::new(&self.name);
         let known = flags.ask(&self.control, sys::READ_FLAGS).is_ok();
         Link {
-            up: known && flags.value.flags & running == running,
+            up: self.device.is_some() && known && flags.value.flags & running == running,
             mbit_per_s: None,
         }
     }
 
     fn wakes(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.device.as_fd())
+        self.device.as_ref().map(AsFd::as_fd)
     }
 }
 

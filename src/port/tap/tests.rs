@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::num::NonZeroU16;
 use std::process::Command;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::super::memory_tests::segment;
 use super::super::suite::{self, Ends, Rig};
 use super::super::{Burst, Offload, Outgoing, Piece, Port};
@@ -161,6 +163,65 @@ fn a_device_of_several_queues_is_made_attached_to_and_refused_with_the_reason() 
         assert_eq!(again.len(), 4);
         drop(again);
         ip("link delete many");
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes TAP devices in a network namespace; run by .ci/run"]
+fn a_device_is_one_daemon_s_until_its_last_queue_ends() {
+    in_own_network(|| {
+        ip("tuntap add dev kept mode tap multi_queue vnet_hdr");
+        for name in ["made", "kept"] {
+            let config = Config {
+                queues: 2,
+                ..Config::new(name)
+            };
+            let mut queues = open(&config).unwrap();
+            let is_refused = || {
+                let refused = open(&config).unwrap_err();
+                assert!(matches!(&refused, TapError::Busy(_)), "{refused}");
+                assert!(refused.to_string().contains(name), "{refused}");
+            };
+            is_refused();
+            queues.pop();
+            is_refused();
+            assert!(open(&Config::new("other")).is_ok(), "another is free");
+            queues.pop();
+            assert_eq!(open(&config).unwrap().len(), 2, "it is free again");
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes TAP devices in a network namespace; run by .ci/run"]
+fn a_device_that_is_removed_wakes_nobody_and_is_a_link_that_stays_down() {
+    in_own_network(|| {
+        let mut tap = open(&Config::new("brief")).unwrap().pop().unwrap();
+        assert!(tap.link().up);
+        ip("link delete brief");
+        let now = Timespec::default();
+        let sleeps_on = tap.wakes().unwrap();
+        let mut fds = [PollFd::new(&sleeps_on, PollFlags::IN)];
+        assert_eq!(poll(&mut fds, Some(&now)), Ok(1), "whoever sleeps is woken");
+        assert!(fds[0].revents().contains(PollFlags::ERR));
+        let mut burst = Burst::new();
+        tap.receive(&mut burst);
+        assert!(burst.is_empty() && tap.wakes().is_none(), "and only once");
+        // One of the same name is another one.
+        ip("tuntap add dev brief mode tap multi_queue vnet_hdr");
+        ip("link set brief up");
+        assert!(!tap.link().up);
+        let head = segment(1, 2);
+        let frame = Outgoing {
+            head: &head,
+            payload: &[],
+            offload: Offload::default(),
+        };
+        assert_eq!(tap.transmit(&frame), Ok(()));
+        let counted = tap.counters();
+        assert_eq!((counted.sent, counted.transmit_errors), (0, 1));
+        tap.receive(&mut burst);
+        assert!(burst.is_empty());
     });
 }
 
