@@ -9,7 +9,7 @@ use super::{Hooks, StartError};
 use crate::config::{Config, Device, Port as PortConfig};
 use crate::net::stack::model::Settings;
 use crate::port::remote::Requests;
-use crate::port::{IdlePort, dpdk, tap};
+use crate::port::{IdlePort, Link, dpdk, tap};
 use crate::reactor::fill_random;
 use crate::reactor::flows::Attachment;
 
@@ -22,15 +22,45 @@ const VIRTIO_USER: &str = "net_virtio_user";
 /// What devices need while any of their queues is polled.
 #[derive(Debug, Default)]
 pub(super) struct Devices {
-    dpdk: Vec<dpdk::Device>,
+    dpdk: Vec<Named>,
     eal: Option<dpdk::Eal>,
+}
+
+/// A device and the port that it is.
+#[derive(Debug)]
+struct Named {
+    port: String,
+    device: dpdk::Device,
+}
+
+/// What is known of a port's device and of no queue of it.
+#[derive(Clone, Copy, Default, Debug)]
+struct Place {
+    numa: Option<u32>,
+    link: Option<Link>,
 }
 
 impl Devices {
     /// No queue is polled any more.
     pub(super) fn close(&mut self) {
+        for Named { port, device } in &self.dpdk {
+            info!(
+                port,
+                device = device.driver(),
+                losses = list(&device.troubles()),
+                "port stopped"
+            );
+        }
         self.dpdk.clear();
         self.eal = None;
+    }
+
+    fn place(&self, port: &PortConfig) -> Place {
+        let named = self.dpdk.iter().find(|named| named.port == port.name);
+        named.map_or_else(Place::default, |Named { device, .. }| Place {
+            numa: device.numa(),
+            link: Some(device.link()),
+        })
     }
 
     /// Starts DPDK where a port needs it.
@@ -88,9 +118,21 @@ impl Devices {
         let device = dpdk::Device::open(eal, name, &settings).map_err(|error| error.to_string())?;
         let opened = (0..queues).filter_map(|queue| device.queue(queue));
         let opened = opened.map(IdlePort::Dpdk).collect();
-        self.dpdk.push(device);
+        self.dpdk.push(Named {
+            port: port.name.clone(),
+            device,
+        });
         Ok(opened)
     }
+}
+
+/// Counts with their names, for one line.
+fn list(counts: &[(String, u64)]) -> String {
+    if counts.is_empty() {
+        return "none".to_owned();
+    }
+    let counts = counts.iter().map(|(name, count)| format!("{name}={count}"));
+    counts.collect::<Vec<_>>().join(" ")
 }
 
 /// The queues of all ports, not yet polled by any core.
@@ -126,11 +168,15 @@ pub(super) fn open(config: &Config, hooks: &Hooks) -> Result<(Ports, Devices), S
         let capabilities = queues.first().map(IdlePort::capabilities);
         if let Some(has) = capabilities {
             let [a, b, c, d, e, f] = has.mac;
+            let Place { numa, link } = devices.place(port);
             info!(
                 port = port.name,
                 queues = queues.len(),
                 mtu = has.mtu,
                 mac = %format_args!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"),
+                numa_node = numa,
+                link_up = link.map(|link| link.up),
+                link_mbit_per_s = link.and_then(|link| link.mbit_per_s),
                 "port opened"
             );
         }
@@ -189,5 +235,20 @@ impl Ports {
             }
         }
         Ok(spread)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_named_one_by_one() {
+        assert_eq!(list(&[]), "none");
+        let two = [
+            ("rx_missed_errors".to_owned(), 3),
+            ("tx_errors".to_owned(), 1),
+        ];
+        assert_eq!(list(&two), "rx_missed_errors=3 tx_errors=1");
     }
 }

@@ -258,6 +258,9 @@ pub struct Counters {
     pub refused: u64,
     /// Dropped: the device would not take it for too long.
     pub transmit_errors: u64,
+    /// Given to the device, which says that it lost them on the way out; they are among `sent`.
+    /// Some devices count a frame once for each time that they do not take it.
+    pub lost_by_device: u64,
 }
 
 /// Whether a cable is in.

@@ -67,7 +67,7 @@ impl Device {
         match *self {}
     }
 
-    pub fn xstats(&self) -> Vec<(String, u64)> {
+    pub fn troubles(&self) -> Vec<(String, u64)> {
         match *self {}
     }
 }

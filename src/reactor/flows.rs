@@ -331,19 +331,12 @@ impl Flows {
     /// A line for each port: what came and went.
     pub(super) fn accounts(&self, core: Core) -> Vec<String> {
         let account = |it: &PortStack| {
-            let (port, stack) = (it.stack.port().counters(), it.stack.counters());
+            let stack = it.stack.counters();
             format!(
-                "port {} on core {core}: {} frames ({} bytes) received, {} sent ({} bytes), \
-                 {} missed, {} damaged, {} not sent; {} connections, {} segments sent again, \
+                "port {} on core {core}: {}; {} connections, {} segments sent again, \
                  {} frames dropped, {} frames lost between cores, {} connections turned away",
                 it.port,
-                port.received,
-                port.received_bytes,
-                port.sent,
-                port.sent_bytes,
-                port.missed,
-                port.receive_errors,
-                port.refused.saturating_add(port.transmit_errors),
+                frames(it.stack.port()),
                 stack.opened,
                 stack.retransmits,
                 stack.dropped_in_all(),
@@ -643,6 +636,31 @@ impl Reactor {
     }
 }
 
+/// What came and went by a port. Frames of a core without a queue are sent, and counted as that, by
+/// the core with the queue: here they were only handed to it.
+fn frames(port: &AnyPort) -> String {
+    let counted = port.counters();
+    if !port.receives() {
+        return format!(
+            "no queue, {} frames ({} bytes) handed to a core with one, {} dropped because too \
+             many waited there, {} that cannot be sent",
+            counted.sent, counted.sent_bytes, counted.transmit_errors, counted.refused,
+        );
+    }
+    format!(
+        "{} frames ({} bytes) received, {} sent ({} bytes), {} missed, {} damaged, {} not sent, \
+         {} lost by the device on the way out",
+        counted.received,
+        counted.received_bytes,
+        counted.sent,
+        counted.sent_bytes,
+        counted.missed,
+        counted.receive_errors,
+        counted.refused.saturating_add(counted.transmit_errors),
+        counted.lost_by_device,
+    )
+}
+
 fn copy_of(frame: &Frame) -> Frame {
     let mut bytes = Vec::with_capacity(frame.len());
     for slice in frame.slices() {
@@ -656,12 +674,46 @@ fn copy_of(frame: &Frame) -> Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::port::{Burst, HEAD_BYTES_MAX, Offload, Outgoing, memory};
 
     fn flows() -> Flows {
         let pool = Pool::new(crate::mem::CHUNK_BYTES, Pages::Normal).unwrap();
         let now = crate::net::some_instant();
         let memory = (&pool, Pages::Normal);
         Flows::new(vec![], FrameRings::new(1), memory, now).unwrap()
+    }
+
+    #[test]
+    fn a_port_without_a_queue_tells_its_drops_and_counts_no_frame_as_sent() {
+        let (left, mut right) = memory::pair(&memory::Config::default()).unwrap();
+        let mut owner = AnyPort::Memory(left);
+        let mut requests = Requests::new(owner.capabilities(), 2).unwrap();
+        let mut remote = AnyPort::Remote(requests.remote());
+        let frame = Outgoing {
+            head: &[2; 60],
+            payload: &[],
+            offload: Offload::default(),
+        };
+        for _ in 0..5 {
+            remote.transmit(&frame).unwrap();
+        }
+        let long = Outgoing {
+            head: &[2; HEAD_BYTES_MAX + 1],
+            ..frame
+        };
+        remote.transmit(&long).unwrap();
+        assert_eq!(
+            frames(&remote),
+            "no queue, 2 frames (120 bytes) handed to a core with one, 3 dropped because too many \
+             waited there, 1 that cannot be sent"
+        );
+        assert_eq!(requests.send_to(&mut owner), Asked::Done);
+        owner.flush();
+        let told = frames(&owner);
+        assert!(told.contains(" 2 sent (120 bytes), 0 missed"), "{told}");
+        let mut burst = Burst::new();
+        right.receive(&mut burst);
+        assert_eq!(burst.len(), 2);
     }
 
     #[test]

@@ -11,7 +11,7 @@
 use std::ffi::{CStr, c_int};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use dpdk_sys as sys;
@@ -26,6 +26,9 @@ use crate::port::{BURST, Capabilities, Link};
 
 /// How long a queue that has ended, and whose memory the device still has, waits for the others.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Counters of a driver that are told, at most: more queues than these count the same.
+const TROUBLES_MAX: usize = 32;
 
 /// A device of DPDK's that runs.
 #[derive(Debug)]
@@ -116,6 +119,7 @@ impl Device {
                 queues: queues.collect(),
                 users: AtomicU32::new(u32::from(settings.queues)),
                 stopped: Stopped::default(),
+                troubles: OnceLock::new(),
                 control: Mutex::new(()),
                 opened,
                 setup,
@@ -162,31 +166,19 @@ impl Device {
         self.shared.link()
     }
 
+    /// What its driver counts of errors, drops and misses, by the driver's own names, where it is
+    /// not zero; at most [`TROUBLES_MAX`]. As it was when the last queue ended, if that is so.
+    pub fn troubles(&self) -> Vec<(String, u64)> {
+        if let Some(troubles) = self.shared.troubles.get() {
+            return troubles.clone();
+        }
+        self.shared.troubles_now()
+    }
+
     /// All that its driver counts, by the driver's own names.
-    pub fn xstats(&self) -> Vec<(String, u64)> {
-        let _one_at_a_time = self.shared.control();
-        let port = self.shared.port();
-        // SAFETY: without room it only tells how many there are.
-        let count = unsafe { sys::rte_eth_xstats_get(port, ptr::null_mut(), 0) };
-        let (Ok(count), Ok(len)) = (u32::try_from(count), usize::try_from(count)) else {
-            return Vec::new();
-        };
-        let mut values = vec![sys::rte_eth_xstat::default(); len];
-        let mut names = vec![sys::rte_eth_xstat_name::default(); len];
-        // SAFETY: there is room for `count`.
-        let got = unsafe { sys::rte_eth_xstats_get(port, values.as_mut_ptr(), count) };
-        // SAFETY: as above.
-        let named = unsafe { sys::rte_eth_xstats_get_names(port, names.as_mut_ptr(), count) };
-        let got = usize::try_from(got.min(named)).unwrap_or(0).min(len);
-        values[..got]
-            .iter()
-            .filter_map(|value| {
-                let name = names.get(usize::try_from(value.id).ok()?)?;
-                // SAFETY: the driver ends each name with a NUL inside its field.
-                let name = unsafe { CStr::from_ptr(name.name.as_ptr()) };
-                Some((name.to_string_lossy().into_owned(), value.value))
-            })
-            .collect()
+    #[cfg(test)]
+    pub(super) fn xstats(&self) -> Vec<(String, u64)> {
+        self.shared.xstats()
     }
 }
 
@@ -284,6 +276,8 @@ pub(super) struct Shared {
     /// Queues that have not ended.
     users: AtomicU32,
     stopped: Stopped,
+    /// What the driver counted when the last queue ended.
+    troubles: OnceLock<Vec<(String, u64)>>,
     /// Calls about the port as a whole, which DPDK does not allow at once. Never held on the data
     /// path.
     control: Mutex<()>,
@@ -350,6 +344,8 @@ impl Shared {
         if self.users.fetch_sub(1, Ordering::AcqRel) != 1 {
             return;
         }
+        // Some drivers begin to count anew when they stop.
+        let _ = self.troubles.set(self.troubles_now());
         let _one_at_a_time = self.control();
         // SAFETY: no thread polls it, and none will.
         let stopped = unsafe { sys::rte_eth_dev_stop(self.port()) };
@@ -374,6 +370,40 @@ impl Shared {
         // SAFETY: writes the variable, where the driver has anything to say.
         unsafe { sys::rte_eth_stats_get(self.port(), &raw mut stats) };
         stats
+    }
+
+    /// See [`Device::troubles`].
+    fn troubles_now(&self) -> Vec<(String, u64)> {
+        let counted = self.xstats().into_iter();
+        let troubles = counted.filter(|(name, count)| *count != 0 && facts::is_trouble(name));
+        troubles.take(TROUBLES_MAX).collect()
+    }
+
+    /// All that the driver counts, by its own names.
+    fn xstats(&self) -> Vec<(String, u64)> {
+        let _one_at_a_time = self.control();
+        let port = self.port();
+        // SAFETY: without room it only tells how many there are.
+        let count = unsafe { sys::rte_eth_xstats_get(port, ptr::null_mut(), 0) };
+        let (Ok(count), Ok(len)) = (u32::try_from(count), usize::try_from(count)) else {
+            return Vec::new();
+        };
+        let mut values = vec![sys::rte_eth_xstat::default(); len];
+        let mut names = vec![sys::rte_eth_xstat_name::default(); len];
+        // SAFETY: there is room for `count`.
+        let got = unsafe { sys::rte_eth_xstats_get(port, values.as_mut_ptr(), count) };
+        // SAFETY: as above.
+        let named = unsafe { sys::rte_eth_xstats_get_names(port, names.as_mut_ptr(), count) };
+        let got = usize::try_from(got.min(named)).unwrap_or(0).min(len);
+        values[..got]
+            .iter()
+            .filter_map(|value| {
+                let name = names.get(usize::try_from(value.id).ok()?)?;
+                // SAFETY: the driver ends each name with a NUL inside its field.
+                let name = unsafe { CStr::from_ptr(name.name.as_ptr()) };
+                Some((name.to_string_lossy().into_owned(), value.value))
+            })
+            .collect()
     }
 
     pub(super) fn link(&self) -> Link {

@@ -148,6 +148,14 @@ pub(super) fn driver(name: &str, bus: &str) -> Driver {
     }
 }
 
+/// A driver's counter of that name counts what was lost or came wrong, as most name them.
+pub(super) fn is_trouble(name: &str) -> bool {
+    const WORDS: &[&str] = &[
+        "err", "drop", "miss", "discard", "overflow", "no_buf", "nobuf",
+    ];
+    WORDS.iter().any(|word| name.contains(word))
+}
+
 /// `key=value` among the arguments of a virtual device.
 pub(super) fn argument<'a>(device: &'a str, key: &str) -> Option<&'a str> {
     device
@@ -307,6 +315,31 @@ mod tests {
         assert_eq!(driver("net_ixgbe", "pci").segment_least, 64);
         assert!(!driver("net_e1000_em", "pci").any_mtu);
         assert!(!driver("net_tap", "vdev").any_mtu);
+    }
+
+    #[test]
+    fn counters_of_losses_are_told_from_those_of_traffic() {
+        for name in [
+            "rx_missed_errors",
+            "tx_errors",
+            "rx_mbuf_allocation_errors",
+            "rx_q0_errors",
+            "rx_out_of_buffer_discards",
+            "rx_crc_errors",
+            "tx_dropped",
+            "mac_local_errors",
+            "rx_fifo_overflow",
+        ] {
+            assert!(is_trouble(name), "{name}");
+        }
+        for name in [
+            "rx_good_packets",
+            "tx_good_bytes",
+            "rx_q0_packets",
+            "rx_size_64_packets",
+        ] {
+            assert!(!is_trouble(name), "{name}");
+        }
     }
 
     #[test]

@@ -371,7 +371,8 @@ impl Port for Queue {
         }
     }
 
-    /// What the device lost before it reached any queue is counted by its first one.
+    /// What the device lost before it reached any queue, and behind all queues, is counted by its
+    /// first one.
     fn counters(&self) -> Counters {
         let mut counters = self.counters;
         if self.queue == 0 {
@@ -379,6 +380,8 @@ impl Port for Queue {
             // Not `rx_nombuf`: some drivers raise it with each poll that finds no buffer.
             counters.missed = device.imissed;
             counters.receive_errors = counters.receive_errors.saturating_add(device.ierrors);
+            // Not among `transmit_errors`: what vhost and others refuse is offered again.
+            counters.lost_by_device = device.oerrors;
         }
         counters
     }

@@ -202,6 +202,11 @@ fn rings_carry_frames_of_every_length_both_ways() {
         names.iter().any(|name| name == "tx_good_packets"),
         "{names:?}"
     );
+    // Both ways all came: there is nothing to complain of, also not behind the end.
+    assert_eq!(left.troubles(), []);
+    drop(a);
+    assert_eq!(left.troubles(), []);
+    assert_eq!(b.counters().lost_by_device, 0);
 }
 
 #[test]
