@@ -3,6 +3,7 @@
 mod control;
 mod flows;
 mod moving;
+mod opening;
 mod pair;
 mod tape;
 
