@@ -21,6 +21,8 @@ pub(super) struct Wheel {
     start: Instant,
     /// Milliseconds since the start; everything before has been told.
     cursor: u64,
+    /// Nothing is due before this: what a turn with nothing to do looks at.
+    soonest: Instant,
     heads: Box<[u32]>,
     bits: Box<[u64]>,
     links: Box<[Link]>,
@@ -48,6 +50,7 @@ impl Wheel {
         Self {
             start: now,
             cursor: 0,
+            soonest: now,
             heads: vec![NONE; SLOTS].into_boxed_slice(),
             bits: vec![0; WORDS].into_boxed_slice(),
             links: vec![UNARMED; timers].into_boxed_slice(),
@@ -67,7 +70,10 @@ impl Wheel {
             return;
         }
         self.disarm(timer);
-        self.link(timer, due);
+        let told = self.link(timer, due);
+        if let Some(at) = self.time_of(told) {
+            self.soonest = self.soonest.min(at);
+        }
     }
 
     /// Forgets a timer.
@@ -94,11 +100,20 @@ impl Wheel {
 
     /// A timer that is due; it is not armed any more. To be called until it gives none.
     pub(super) fn pop(&mut self, now: Instant) -> Option<u32> {
+        if now < self.soonest {
+            return None;
+        }
         let past = now.saturating_duration_since(self.start);
         let now = u64::try_from(past.as_millis()).unwrap_or(u64::MAX);
         loop {
-            let Some(at) = self.first().filter(|&at| at <= now) else {
+            let first = self.first();
+            let Some(at) = first.filter(|&at| at <= now) else {
                 self.cursor = self.cursor.max(now);
+                // An empty wheel is looked at once a lap, so that the cursor stays within reach.
+                let soonest = first.unwrap_or(now.saturating_add(SLOTS as u64));
+                if let Some(soonest) = self.time_of(soonest) {
+                    self.soonest = soonest;
+                }
                 return None;
             };
             self.cursor = at;
@@ -117,14 +132,19 @@ impl Wheel {
 
     /// When the first timer is due, at the earliest.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let first = self.first()?;
-        self.start.checked_add(Duration::from_millis(first))
+        self.time_of(self.first()?)
     }
 
-    /// Puts an unarmed timer into its slot.
-    fn link(&mut self, timer: u32, due: u64) {
+    /// `None`: beyond what the clock can tell.
+    fn time_of(&self, millis: u64) -> Option<Instant> {
+        self.start.checked_add(Duration::from_millis(millis))
+    }
+
+    /// Puts an unarmed timer into its slot. Gives that slot's time.
+    fn link(&mut self, timer: u32, due: u64) -> u64 {
         let reach = self.cursor + (SLOTS as u64 - 1);
-        let slot = slot_of(due.clamp(self.cursor, reach));
+        let told = due.clamp(self.cursor, reach);
+        let slot = slot_of(told);
         let next = self.heads[slot];
         if next != NONE {
             self.links[next as usize].before = timer;
@@ -137,6 +157,7 @@ impl Wheel {
         };
         self.heads[slot] = timer;
         self.bits[slot / 64] |= 1 << (slot % 64);
+        told
     }
 
     /// The time of the first slot that has any.
