@@ -110,7 +110,8 @@ pub struct Stack<P: Port> {
     events: VecDeque<Event>,
     /// Frames for other cores among the events.
     strays: usize,
-    burst: Burst,
+    /// Present between two calls. Boxed: to take it out moves no frames.
+    burst: Option<Box<Burst>>,
     listening: bool,
     start: Instant,
     /// The latest time that is known.
@@ -171,7 +172,7 @@ impl<P: Port> Stack<P> {
             last_port: 0,
             events: VecDeque::with_capacity(EVENTS),
             strays: 0,
-            burst: Burst::new(),
+            burst: Some(Box::new(Burst::new())),
             listening: true,
             start: now,
             latest: now,
@@ -188,13 +189,15 @@ impl<P: Port> Stack<P> {
     /// Receives at most one burst and works on it. `true`: there was any.
     pub fn receive(&mut self, now: Instant) -> bool {
         self.begin(now);
-        let mut burst = std::mem::take(&mut self.burst);
+        let Some(mut burst) = self.burst.take() else {
+            return false;
+        };
         self.core.port.receive(&mut burst);
         let any = !burst.is_empty();
         for frame in burst.drain(..) {
             self.work_on(now, frame, Came::Here);
         }
-        self.burst = burst;
+        self.burst = Some(burst);
         any
     }
 
