@@ -158,6 +158,14 @@ impl Line {
         }
     }
 
+    /// The place of the flow among those of its stack.
+    pub fn slot(&self) -> Option<usize> {
+        match self {
+            Self::Flow(line) => Some(line.flow.slot()),
+            Self::Tcp(_) | Self::Lent => None,
+        }
+    }
+
     /// There may be something to receive; of a socket only the kernel knows.
     pub(crate) fn may_receive(&self) -> bool {
         match self {

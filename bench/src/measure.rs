@@ -11,6 +11,8 @@ use crate::line::Wire;
 use crate::processor::{CpuTime, Steal};
 use crate::session::{Session, Tally, Trouble};
 use hdrhistogram::Histogram;
+use iiblockdaemon::net::stack::model::FlowId;
+use iiblockdaemon::testing::flows::Client;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
@@ -125,6 +127,8 @@ struct Run<'a> {
     /// What all sessions go over, unless they have sockets.
     wire: Option<Wire>,
     sessions: &'a mut [Session],
+    /// Which session goes over the flow at this place.
+    by_slot: Vec<Option<usize>>,
     epoll: OwnedFd,
     /// Which sessions wait for room in their socket, so that it is asked for only then.
     waits_for_room: Vec<bool>,
@@ -150,6 +154,7 @@ pub fn measure(
         plan,
         clock,
         wire,
+        by_slot: by_slot(sessions),
         epoll: epoll::create(CreateFlags::CLOEXEC).map_err(io::Error::from)?,
         waits_for_room: vec![false; count],
         scratch: vec![0; SCRATCH_BYTES],
@@ -202,6 +207,17 @@ pub fn measure(
     Ok(figures)
 }
 
+fn by_slot(sessions: &[Session]) -> Vec<Option<usize>> {
+    let mut by_slot = Vec::new();
+    for (index, session) in sessions.iter().enumerate() {
+        if let Some(slot) = session.line().slot() {
+            by_slot.resize(by_slot.len().max(slot + 1), None);
+            by_slot[slot] = Some(index);
+        }
+    }
+    by_slot
+}
+
 impl Run<'_> {
     fn watch(&mut self, index: usize) -> Result<(), Trouble> {
         let data = EventData::new_u64(u64::try_from(index).expect("an index is small"));
@@ -225,16 +241,8 @@ impl Run<'_> {
     }
 
     fn wait_and_turn(&mut self) -> Result<(), Trouble> {
-        if let Some(wire) = &self.wire {
-            let began = self.clock.now_ns();
-            let mut worked = wire.turn();
-            for index in 0..self.sessions.len() {
-                worked |= self.turn(index)?;
-            }
-            if worked {
-                self.busy_ns += self.clock.now_ns().saturating_sub(began);
-            }
-            return Ok(());
+        if let Some(wire) = self.wire.clone() {
+            return self.turn_over(&wire);
         }
         let wait_ns = if self.plan.spin {
             0
@@ -257,6 +265,23 @@ impl Run<'_> {
         };
         for event in events.iter().take(ready) {
             self.turn(usize::try_from(event.data.u64()).expect("it is one of our indices"))?;
+        }
+        Ok(())
+    }
+
+    /// Frames in and out, and a turn of each session that has news.
+    fn turn_over(&mut self, wire: &Wire) -> Result<(), Trouble> {
+        let began = self.clock.now_ns();
+        let mut worked = wire.turn();
+        while let Some(slot) = wire.with(Client::next_due).map(FlowId::slot) {
+            let Some(&Some(index)) = self.by_slot.get(slot) else {
+                continue;
+            };
+            while self.turn(index)? {}
+            worked = true;
+        }
+        if worked {
+            self.busy_ns += self.clock.now_ns().saturating_sub(began);
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 //! One [`Client`] belongs to one thread. [`Client::turn`] moves frames and time; everything else
 //! only asks for it. It never waits.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,9 +15,6 @@ use crate::net::Moved;
 use crate::net::stack::model::{FlowId, Settings};
 use crate::net::stack::{Event, Lost, NoRings, Received, Stack};
 use crate::port::Port;
-
-/// Bursts of one turn.
-const BURSTS_MAX: usize = 8;
 
 /// How a connection stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,12 +31,47 @@ pub enum State {
 #[derive(Debug)]
 pub struct Client<P: Port> {
     stack: Stack<P>,
-    connections: HashMap<FlowId, Connection>,
+    connections: Connections,
+    /// Those of which there is news, each once.
+    due: VecDeque<FlowId>,
+}
+
+/// By the place of the flow.
+#[derive(Debug, Default)]
+struct Connections(Vec<Option<Connection>>);
+
+impl Connections {
+    fn get(&self, flow: FlowId) -> Option<&Connection> {
+        let known = self.0.get(flow.slot())?.as_ref();
+        known.filter(|it| it.flow == flow)
+    }
+
+    fn get_mut(&mut self, flow: FlowId) -> Option<&mut Connection> {
+        let known = self.0.get_mut(flow.slot())?.as_mut();
+        known.filter(|it| it.flow == flow)
+    }
+
+    fn insert(&mut self, connection: Connection) {
+        let slot = connection.flow.slot();
+        if slot >= self.0.len() {
+            self.0.resize_with(slot + 1, || None);
+        }
+        self.0[slot] = Some(connection);
+    }
+
+    fn remove(&mut self, flow: FlowId) {
+        if self.get(flow).is_some() {
+            self.0[flow.slot()] = None;
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Connection {
+    flow: FlowId,
     state: State,
+    /// It waits among those that there is news of.
+    due: bool,
     /// There may be something to take.
     readable: bool,
     /// A send has found no room, and none was told of since.
@@ -54,7 +86,8 @@ impl<P: Port> Client<P> {
     pub fn new(port: P, settings: &Arc<Settings>, now: Instant) -> Result<Self, NoRings> {
         Ok(Self {
             stack: Stack::new(port, settings, now)?,
-            connections: HashMap::new(),
+            connections: Connections::default(),
+            due: VecDeque::new(),
         })
     }
 
@@ -68,24 +101,19 @@ impl<P: Port> Client<P> {
         now: Instant,
     ) -> Option<FlowId> {
         let flow = self.stack.connect(local, peer, vlan, now)?;
-        let connection = Connection {
+        self.connections.insert(Connection {
+            flow,
             state: State::Connecting,
+            due: false,
             readable: false,
             full: false,
-        };
-        self.connections.insert(flow, connection);
+        });
         Some(flow)
     }
 
     /// Frames in and out, and timers. `true`: something happened, or there is more to do at once.
     pub fn turn(&mut self, now: Instant) -> bool {
-        let mut worked = false;
-        for _ in 0..BURSTS_MAX {
-            if !self.stack.receive(now) {
-                break;
-            }
-            worked = true;
-        }
+        let mut worked = self.stack.receive(now);
         self.stack.tick(now);
         worked |= self.stack.transmit(now);
         while let Some(event) = self.stack.next_event() {
@@ -102,9 +130,13 @@ impl<P: Port> Client<P> {
         else {
             return;
         };
-        let Some(connection) = self.connections.get_mut(flow) else {
+        let Some(connection) = self.connections.get_mut(*flow) else {
             return;
         };
+        if !connection.due {
+            connection.due = true;
+            self.due.push_back(*flow);
+        }
         match event {
             Event::Connected(_) => connection.state = State::Open,
             Event::Readable(_) => connection.readable = true,
@@ -116,26 +148,38 @@ impl<P: Port> Client<P> {
         }
     }
 
+    /// A connection of which there was news since it was last told here: more to take, room to
+    /// send, its end.
+    pub fn next_due(&mut self) -> Option<FlowId> {
+        loop {
+            let flow = self.due.pop_front()?;
+            if let Some(connection) = self.connections.get_mut(flow) {
+                connection.due = false;
+                return Some(flow);
+            }
+        }
+    }
+
     /// How a connection stands. One that was finished or aborted is unknown.
     pub fn state(&self, flow: FlowId) -> State {
-        let connection = self.connections.get(&flow);
+        let connection = self.connections.get(flow);
         connection.map_or(State::Lost(Lost::Unknown), |it| it.state)
     }
 
     /// A take may find something.
     pub fn is_readable(&self, flow: FlowId) -> bool {
-        self.connections.get(&flow).is_some_and(|it| it.readable)
+        self.connections.get(flow).is_some_and(|it| it.readable)
     }
 
     /// A send may find room.
     pub fn is_writable(&self, flow: FlowId) -> bool {
-        let connection = self.connections.get(&flow);
+        let connection = self.connections.get(flow);
         connection.is_some_and(|it| it.state == State::Open && !it.full)
     }
 
     /// The next bytes, piece by piece: how many there were, none if nothing has come.
     pub fn receive(&mut self, flow: FlowId, mut sink: impl FnMut(&[u8])) -> usize {
-        let Some(connection) = self.connections.get_mut(&flow) else {
+        let Some(connection) = self.connections.get_mut(flow) else {
             return 0;
         };
         if !connection.readable {
@@ -156,7 +200,7 @@ impl<P: Port> Client<P> {
 
     /// Takes what fits of `bytes`, a copy of it: how many.
     pub fn send(&mut self, flow: FlowId, bytes: &[u8]) -> usize {
-        let Some(connection) = self.connections.get_mut(&flow) else {
+        let Some(connection) = self.connections.get_mut(flow) else {
             return 0;
         };
         match self.stack.send(flow, &[Piece::Bytes(bytes)]) {
@@ -177,13 +221,13 @@ impl<P: Port> Client<P> {
 
     /// Ends our side behind what was sent, and forgets the connection.
     pub fn finish(&mut self, flow: FlowId) {
-        self.connections.remove(&flow);
+        self.connections.remove(flow);
         self.stack.finish(flow);
     }
 
     /// Resets the connection and forgets it.
     pub fn abort(&mut self, flow: FlowId) {
-        self.connections.remove(&flow);
+        self.connections.remove(flow);
         self.stack.abort(flow);
     }
 
