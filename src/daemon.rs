@@ -143,6 +143,8 @@ pub struct Daemon {
     /// Accepting has failed: portals are not watched until then.
     deaf_until: Option<Instant>,
     watchdog: Watchdog,
+    /// When the cores were started.
+    began: Instant,
     /// By unit: under which name its state is kept.
     unit_uuids: Vec<[u8; 16]>,
     state: StateDir,
@@ -213,6 +215,7 @@ impl Daemon {
             phase: Phase::Serving,
             deaf_until: None,
             watchdog: Watchdog::new(cores.len(), interval, clock::now()),
+            began: clock::now(),
             cores,
             unit_uuids,
             state,
@@ -472,6 +475,7 @@ impl Daemon {
                             let _ = thread.join();
                         }
                     }
+                    self.tell_use(now);
                     self.devices.close();
                     self.surveyor.end();
                     self.narrator.finish();
@@ -485,6 +489,21 @@ impl Daemon {
                 })
             }
             Phase::AtOnce => Some(Err(StartError::new("ended at once by a second signal"))),
+        }
+    }
+
+    /// What cores had to do: one that polls takes its CPU whole.
+    fn tell_use(&self, now: Instant) {
+        let whole = now.saturating_duration_since(self.began);
+        for (core, handle) in self.cores.iter().enumerate() {
+            let busy = handle.heartbeat.busy();
+            info!(
+                core,
+                turns = handle.heartbeat.turns(),
+                "core {core} was at work for {:.3} s of {:.3}",
+                busy.as_secs_f64(),
+                whole.as_secs_f64()
+            );
         }
     }
 

@@ -113,20 +113,43 @@ pub struct Plan {
     pub frames: FrameRings,
 }
 
-/// Turns of a core, for the watchdog: written by the core alone.
+/// How a core turns, for whoever watches it: written by the core alone.
 #[derive(Debug, Default)]
-pub struct Heartbeat(CachePadded<AtomicU64>);
+pub struct Heartbeat(CachePadded<Beats>);
+
+#[derive(Debug, Default)]
+struct Beats {
+    turns: AtomicU64,
+    busy_ns: AtomicU64,
+}
 
 impl Heartbeat {
+    /// Turns so far.
     pub fn turns(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.turns.load(Ordering::Relaxed)
     }
 
-    fn beat(&self) {
-        self.0.store(
-            self.0.load(Ordering::Relaxed).wrapping_add(1),
-            Ordering::Relaxed,
-        );
+    /// The time of those in which there was work: what a core that polls has used, since it takes
+    /// all of its CPU whether there is work or none.
+    pub fn busy(&self) -> Duration {
+        Duration::from_nanos(self.0.busy_ns.load(Ordering::Relaxed))
+    }
+
+    /// A turn begins; of those before, so much time is to be added to that of work.
+    fn beat(&self, busy: Duration) {
+        let add = |to: &AtomicU64, more: u64| {
+            to.store(
+                to.load(Ordering::Relaxed).wrapping_add(more),
+                Ordering::Relaxed,
+            );
+        };
+        add(&self.0.turns, 1);
+        if !busy.is_zero() {
+            add(
+                &self.0.busy_ns,
+                u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX),
+            );
+        }
     }
 }
 
@@ -137,6 +160,8 @@ pub struct Reactor {
     polling: Polling,
     next_tick: Instant,
     heartbeat: Arc<Heartbeat>,
+    /// The turn before found work.
+    worked: bool,
     // Neighbours.
     inbox: Inbox<ToCore>,
     cores: Vec<Outbox<ToCore>>,
@@ -217,6 +242,7 @@ impl Reactor {
             polling: plan.polling,
             next_tick: now + TICK,
             heartbeat: plan.heartbeat,
+            worked: false,
             inbox: plan.inbox,
             cores: plan.cores.into_iter().map(Outbox::new).collect(),
             control: Outbox::new(plan.control),
@@ -331,9 +357,14 @@ impl Reactor {
                 .poll(wait, &mut self.ready)
                 .expect("epoll_wait fails only on what this process does wrong");
         }
-        self.lent.now = clock::now();
+        let before = std::mem::replace(&mut self.lent.now, clock::now());
         self.lent.unix_ms = self.calendar.unix_ms(self.lent.now);
-        self.heartbeat.beat();
+        let busy = if self.worked && wait.is_none() {
+            self.lent.now.saturating_duration_since(before)
+        } else {
+            Duration::ZERO
+        };
+        self.heartbeat.beat(busy);
         self.flows.note_passed(self.core, || self.inbox.len());
         let messages = self.drain_inbox();
         self.flows.handled(messages);
@@ -348,11 +379,12 @@ impl Reactor {
         self.tick();
         worked |= self.transmit_frames();
         self.retry_outboxes();
-        worked
+        self.worked = worked
             || !self.dirty.is_empty()
             || !self.lent.requests.is_empty()
             || !self.lent.effects.is_empty()
-            || !self.local.is_empty()
+            || !self.local.is_empty();
+        self.worked
     }
 
     /// Sleeps until a socket, a port, a device, the inbox or the next timer wants something.
