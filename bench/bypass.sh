@@ -7,8 +7,8 @@
 #
 # The link is a vhost-user socket between the daemon (net_vhost) and the load generator (net_virtio_user), MTU
 # 9000; sockets go over loopback. Needs a build with DPDK: cargo build --release --features dpdk, which this
-# script makes, and --ours must be one. Frames lie in ordinary memory unless --huge is given (600 huge pages of
-# 2 MiB). One data core on TARGET_CPU; the load and everything else of the daemon on CLIENT_CPU.
+# script makes, and --ours must be one. Frames and buffers lie in ordinary memory unless --huge is given (600 huge
+# pages of 2 MiB). One data core on TARGET_CPU; the load and everything else of the daemon on CLIENT_CPU.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -40,8 +40,8 @@ mkdir -p "$(dirname "$out")"
 : >"$out"
 target=iqn.2026-11.io.iiblockdaemon:disk0
 socket=$run_dir/link
-load_huge=()
-[[ $huge == true ]] && load_huge=(--huge)
+load_huge=() pages=normal
+[[ $huge == true ]] && load_huge=(--huge) pages=huge
 
 # write_config KIND BACKEND PORT: KIND is link or loopback.
 write_config() {
@@ -59,7 +59,8 @@ sessions = 4096
 unauthenticated_connections = 4096
 login_timeout_s = 120
 [memory]
-pool_mib_per_core = 1024
+pool_mib_per_core = 512
+pages = "$pages"
 CONFIG
     if [[ $1 == link ]]; then
         cat <<CONFIG
