@@ -115,6 +115,11 @@ impl Loan {
         Self::new(&self.pool, self.chunk, offset, range.len())
     }
 
+    /// Chunks that cannot be written to or given away while it lasts.
+    pub fn chunks(&self) -> usize {
+        self.run().len()
+    }
+
     /// Its chunks.
     fn run(&self) -> Range<u32> {
         let bytes = self.offset as usize + self.len as usize;

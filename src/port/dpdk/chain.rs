@@ -18,6 +18,8 @@ pub(super) struct Chain<'a> {
     /// The buffer that is being written, if any: the first, or not yet part of the chain.
     open: Option<Open<'a>>,
     len: u32,
+    /// Buffers of what is closed.
+    buffers: u16,
 }
 
 struct Open<'a> {
@@ -36,6 +38,7 @@ impl<'a> Chain<'a> {
             last: open.mbuf,
             open: Some(open),
             len: 0,
+            buffers: 1,
         };
         chain.copy(head)?;
         Some(chain)
@@ -63,21 +66,30 @@ impl<'a> Chain<'a> {
         Some(())
     }
 
-    /// Appends the loan's bytes, to be read from where they are. `None`: no buffer or no record is
-    /// left.
-    pub(super) fn lend(&mut self, loan: &Loan, slab: &Slab) -> Option<()> {
-        // Checked by the length of the frame.
-        let bytes = u16::try_from(loan.len()).ok()?;
+    /// Appends the loan's bytes, to be read from where they are, in equal buffers of at most `most`
+    /// bytes. `None`: no buffer or no record is left.
+    pub(super) fn lend(&mut self, loan: &Loan, slab: &Slab, most: u16) -> Option<()> {
         self.close();
+        let most = usize::from(most.max(1));
+        let each = loan.len().div_ceil(loan.len().div_ceil(most));
+        for start in (0..loan.len()).step_by(each) {
+            self.attach(loan.part(start..loan.len().min(start + each)), slab)?;
+        }
+        Some(())
+    }
+
+    fn attach(&mut self, loan: Loan, slab: &Slab) -> Option<()> {
+        let bytes = u16::try_from(loan.len()).ok()?;
+        let first = loan.as_ptr();
         let Open { mbuf, .. } = alloc(self.pool)?;
-        let Some(shared) = slab.keep(loan.clone()) else {
+        let Some(shared) = slab.keep(loan) else {
             // SAFETY: ours alone, and not part of a chain.
             unsafe { sys::iibd_free(mbuf.as_ptr()) };
             return None;
         };
         // SAFETY: an empty buffer of ours; the bytes stay as they are until the record's function
         // is called, and nobody writes through the buffer.
-        unsafe { sys::iibd_attach(mbuf.as_ptr(), loan.as_ptr(), bytes, shared) };
+        unsafe { sys::iibd_attach(mbuf.as_ptr(), first, bytes, shared) };
         self.append(mbuf, bytes);
         Some(())
     }
@@ -102,11 +114,17 @@ impl<'a> Chain<'a> {
         unsafe { sys::iibd_append(head, last, mbuf.as_ptr()) };
         self.last = mbuf;
         self.len += u32::from(bytes);
+        self.buffers += 1;
     }
 
     /// Bytes of what is closed.
     pub(super) fn len(&self) -> u32 {
         self.len
+    }
+
+    /// Buffers of what is closed.
+    pub(super) fn buffers(&self) -> u16 {
+        self.buffers
     }
 
     /// The chain, whose buffers are the caller's from now on.

@@ -18,6 +18,7 @@ use dpdk_sys as sys;
 
 use super::eal::{Eal, c_string, complaints, error_text};
 use super::facts::{self, Driver, Lending};
+use super::limits::Limits;
 use super::mempool::{CACHE, Mempool, Ring};
 use super::queue::{IdleQueue, PIECES_MAX, WAITING_MAX};
 use super::setup::{Setup, set_up};
@@ -305,6 +306,15 @@ impl Shared {
 
     pub(super) fn lending(&self) -> Lending {
         self.setup.lending
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        self.setup.limits
+    }
+
+    /// Its driver looks for what has been sent when it is called, and cannot be asked.
+    pub(super) fn looks_when_called(&self) -> bool {
+        self.setup.looks_when_called
     }
 
     /// The driver wants to see frames with offloads before they are sent.

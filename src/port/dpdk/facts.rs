@@ -33,10 +33,16 @@ pub(super) struct Driver {
     pub(super) rounds_room: bool,
     /// Rings of so many descriptors that each receive queue fills with buffers.
     pub(super) receive_rings: u16,
+    /// Bytes of one buffer that it sends from, at most.
+    pub(super) buffer_most: u16,
+    /// It cannot be asked for what it has sent, and looks by itself whenever it is called.
+    pub(super) looks_when_called: bool,
 }
 
 /// What most cards take.
 const SEGMENT_LEAST: u16 = 64;
+/// What a descriptor of most cards can say (`ixgbe`, `enic`); drivers of others cut by themselves.
+const BUFFER_MOST: u16 = 1 << 14;
 
 const VIRTUAL: Driver = Driver {
     lending: Lending::Never,
@@ -46,6 +52,8 @@ const VIRTUAL: Driver = Driver {
     segment_least: SEGMENT_LEAST,
     rounds_room: false,
     receive_rings: 1,
+    buffer_most: u16::MAX,
+    looks_when_called: false,
 };
 
 /// What is not known is held to what it reports.
@@ -57,6 +65,8 @@ const UNKNOWN: Driver = Driver {
     segment_least: SEGMENT_LEAST,
     rounds_room: false,
     receive_rings: 1,
+    buffer_most: BUFFER_MOST,
+    looks_when_called: false,
 };
 
 /// Drivers of which more is known. All that are not here are held to what they report.
@@ -107,11 +117,21 @@ const DRIVERS: &[(&str, Driver)] = &[
             ..UNKNOWN
         },
     ),
-    // Two command rings, of first and of further pieces of frames.
+    // Two command rings, of first and of further pieces of frames. Lengths of 14 bits, and bit 14
+    // is the one that hands a descriptor over.
     (
         "net_vmxnet3",
         Driver {
             receive_rings: 2,
+            buffer_most: BUFFER_MOST - 1,
+            looks_when_called: true,
+            ..UNKNOWN
+        },
+    ),
+    (
+        "net_bnxt",
+        Driver {
+            looks_when_called: true,
             ..UNKNOWN
         },
     ),
@@ -311,6 +331,8 @@ mod tests {
         assert!(driver("net_e1000_em", "pci").rounds_room);
         assert_eq!(driver("net_vmxnet3", "pci").receive_rings, 2);
         assert_eq!(driver("net_e1000_em", "pci").receive_rings, 1);
+        assert!(driver("net_vmxnet3", "pci").looks_when_called);
+        assert!(!driver("net_e1000_em", "pci").looks_when_called);
         assert_eq!(driver("net_iavf", "pci").segment_least, 256);
         assert_eq!(driver("net_ixgbe", "pci").segment_least, 64);
         assert!(!driver("net_e1000_em", "pci").any_mtu);

@@ -13,6 +13,7 @@ mod chain;
 mod device;
 mod eal;
 mod facts;
+mod limits;
 mod mbuf;
 mod mempool;
 mod queue;

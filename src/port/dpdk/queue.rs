@@ -23,6 +23,7 @@ use super::chain::Chain;
 use super::device::{Shared, Using};
 use super::eal::error_text;
 use super::facts::Lending;
+use super::limits::Limits;
 use super::mbuf::{Mbuf, checksum};
 use super::registered;
 use super::slab::Slab;
@@ -44,6 +45,9 @@ const REFUSALS_MAX: u32 = 10_000;
 const CLEANUPS_MAX: usize = 1_000;
 /// Buffers that the device is asked for at once.
 const CLEANED_MAX: u32 = 64;
+/// The part of a pool that one queue's device may keep from it, as a divisor: many drivers let go
+/// of what they have sent only as they send more, which without memory nobody could.
+const KEPT_PART: usize = 8;
 /// Pieces of payload in one frame, beside its headers, whatever the device could take.
 pub(super) const PIECES_MAX: u16 = 16;
 
@@ -86,6 +90,7 @@ impl IdleQueue {
             }),
         };
         capabilities.holds_loans = !matches!(lendable, Lendable::Nothing);
+        let limits = shared.limits();
         let records = if capabilities.holds_loans {
             shared.segments_of_queue()
         } else {
@@ -99,13 +104,14 @@ impl IdleQueue {
             using: Some(self.using),
             capabilities,
             lendable,
+            limits,
             slab: Some(Slab::new(records)),
             received: [sys::iibd_received::default(); BURST],
             waiting: ArrayVec::new(),
             lengths: ArrayVec::new(),
             prepared: 0,
             refusals: 0,
-            cleans: true,
+            answers: true,
             counters: Counters::default(),
         })
     }
@@ -132,6 +138,7 @@ pub struct Queue {
     queue: u16,
     capabilities: Capabilities,
     lendable: Lendable,
+    limits: Limits,
     /// Absent only while it is being dropped.
     slab: Option<Box<Slab>>,
     received: [sys::iibd_received; BURST],
@@ -142,7 +149,7 @@ pub struct Queue {
     prepared: usize,
     refusals: u32,
     /// The device can be asked for what it has sent.
-    cleans: bool,
+    answers: bool,
     counters: Counters,
 }
 
@@ -167,14 +174,54 @@ impl Queue {
         self.port
     }
 
-    /// Builds the frame's chain. `None`: no buffer is left.
+    #[cfg(test)]
+    pub(super) fn limits_mut(&mut self) -> &mut Limits {
+        &mut self.limits
+    }
+
+    /// As if the pool had been registered.
+    #[cfg(test)]
+    pub(super) fn lend_from(&mut self, pool: &Pool) {
+        self.lendable = Lendable::Registered(pool.clone());
+    }
+
+    /// The buffers of the last frame that waits.
+    #[cfg(test)]
+    pub(super) fn last_waiting(&self) -> Vec<Vec<u8>> {
+        let mut mbuf = self.waiting.last().copied().unwrap_or(std::ptr::null_mut());
+        let mut buffers = Vec::new();
+        while !mbuf.is_null() {
+            let mut segment = sys::iibd_segment::default();
+            // SAFETY: a buffer of a whole chain of ours.
+            unsafe { sys::iibd_segment_of(mbuf, &raw mut segment) };
+            let bytes = segment.bytes as usize;
+            // SAFETY: so many bytes were written there, or are lent.
+            let bytes = unsafe { std::slice::from_raw_parts(segment.data, bytes) };
+            buffers.push(bytes.to_vec());
+            mbuf = segment.next;
+        }
+        buffers
+    }
+
+    /// Builds the frame's chain: out of lent memory where the device takes so many buffers, copied
+    /// otherwise. `None`: no buffer is left.
     fn chain(&self, frame: &Outgoing<'_>) -> Option<Chain<'_>> {
+        if frame.payload.len() <= self.capabilities.pieces_max {
+            let chain = self.build(frame, true)?;
+            if chain.buffers() <= self.limits.buffers {
+                return Some(chain);
+            }
+        }
+        self.build(frame, false)
+    }
+
+    fn build(&self, frame: &Outgoing<'_>, lends: bool) -> Option<Chain<'_>> {
         let mut chain = Chain::new(self.shared.tx(), frame.head)?;
-        let lends = frame.payload.len() <= self.capabilities.pieces_max;
+        let slab = self.slab.as_ref()?;
         for piece in frame.payload {
             match piece {
-                Piece::Loan(loan) if lends && self.may_lend(loan) => {
-                    chain.lend(loan, self.slab.as_ref()?)?;
+                Piece::Loan(loan) if lends && self.may_lend(loan, slab) => {
+                    chain.lend(loan, slab, self.limits.lent)?;
                 }
                 other => chain.copy(other.bytes())?,
             }
@@ -183,7 +230,7 @@ impl Queue {
         Some(chain)
     }
 
-    fn may_lend(&self, bytes: &[u8]) -> bool {
+    fn may_lend(&self, bytes: &[u8], slab: &Slab) -> bool {
         let range = bytes.as_ptr_range();
         match &self.lendable {
             Lendable::Nothing => false,
@@ -191,7 +238,8 @@ impl Queue {
             Lendable::Registered(pool) => {
                 let (base, len) = pool.memory();
                 let first = base.as_ptr().addr();
-                range.start.addr() >= first && range.end.addr() - first <= len
+                let is_inside = range.start.addr() >= first && range.end.addr() - first <= len;
+                is_inside && slab.chunks() < pool.chunks() / KEPT_PART
             }
         }
     }
@@ -267,15 +315,21 @@ impl Queue {
     }
 
     /// Asks the device for what it has sent, while there is nothing to send: most look at that only
-    /// when they need room, and would keep loans for as long.
+    /// when they need room, and would keep loans for as long. For those that neither can be asked
+    /// nor look when they are called there is [`KEPT_PART`].
     fn clean_up(&mut self) {
-        if !self.cleans || self.lent() == 0 {
+        if self.lent() == 0 {
             return;
         }
-        // SAFETY: the queue is set up and this thread's.
-        let done = unsafe { sys::rte_eth_tx_done_cleanup(self.port, self.queue, CLEANED_MAX) };
-        // Its driver cannot be asked.
-        self.cleans = done >= 0;
+        if self.answers {
+            // SAFETY: the queue is set up and this thread's.
+            let done = unsafe { sys::rte_eth_tx_done_cleanup(self.port, self.queue, CLEANED_MAX) };
+            self.answers = done >= 0;
+        } else if self.shared.looks_when_called() {
+            let none = self.waiting.as_mut_ptr();
+            // SAFETY: the queue is set up and this thread's; no frame is given.
+            unsafe { sys::iibd_transmit(self.port, self.queue, none, 0) };
+        }
     }
 
     /// Asks the device for at most so many frames, of those that fit into a burst. Gives how many

@@ -9,6 +9,7 @@ use dpdk_sys as sys;
 use super::device::{device_info, driver_of, frames_of_queue, segments_of_queue};
 use super::eal::{complaints, error_text};
 use super::facts::{self, Driver, Lending};
+use super::limits::Limits;
 use super::mempool::{ANY_SOCKET, CACHE, HEADROOM, Mempool};
 use super::queue::PIECES_MAX;
 use super::{DeviceError, DeviceSettings};
@@ -16,12 +17,8 @@ use crate::port::{Capabilities, ETHERNET_BYTES, VLAN_BYTES};
 
 /// Receive buffers are of whole units of this: many drivers use only so much of them.
 const ROOM_UNIT: usize = 1024;
-/// Bytes of a buffer for headers and short payload, where the rest is lent.
-const SENT_ROOM: u16 = 2048;
 /// The least MTU that IPv4 allows to be asked for here.
 const MTU_LEAST: u16 = 576;
-/// The longest packet that is ever cut into segments.
-const SEGMENTED_MAX: u16 = 65_000;
 /// Each word of a key for which both directions of a flow have the same hash.
 const SYMMETRIC: [u8; 2] = [0x6d, 0x5a];
 
@@ -33,6 +30,8 @@ pub(super) struct Setup {
     pub(super) capabilities: Capabilities,
     pub(super) driver_name: String,
     pub(super) lending: Lending,
+    pub(super) limits: Limits,
+    pub(super) looks_when_called: bool,
     pub(super) prepares: bool,
     pub(super) fills_ipv4: bool,
     pub(super) tx_descriptors: u16,
@@ -84,18 +83,22 @@ pub(super) fn set_up(
         Lending::Dma if !has_segments => Lending::Never,
         lending => lending,
     };
-    let (rx, tx) = job.pools(room, lending, rx_descriptors, tx_descriptors)?;
+    let limits = Limits::new(&info.tx_desc_lim, &driver, lending, job.frame_bytes());
+    let sent = job.sent_buffers(lending, tx_descriptors);
+    let (rx, tx) = job.pools((room, rx_descriptors), (limits.copied, sent))?;
     job.queues(&rx, rx_descriptors, tx_descriptors)?;
     job.start()?;
     let needs_care = sys::IIBD_TX_OFFLOAD_IPV4_CKSUM
         | sys::IIBD_TX_OFFLOAD_TCP_CKSUM
         | sys::IIBD_TX_OFFLOAD_TCP_TSO;
     Ok(Setup {
-        capabilities: job.capabilities(rx_offloads, tx_offloads, lending, room)?,
+        capabilities: job.capabilities((rx_offloads, tx_offloads), (lending, &limits), room)?,
         rx,
         tx,
         driver_name,
         lending,
+        limits,
+        looks_when_called: driver.looks_when_called,
         prepares: tx_offloads & needs_care != 0,
         fills_ipv4: tx_offloads & sys::IIBD_TX_OFFLOAD_IPV4_CKSUM != 0,
         tx_descriptors,
@@ -288,28 +291,30 @@ impl Job<'_> {
         })
     }
 
-    fn pools(
-        &self,
-        room: u16,
-        lending: Lending,
-        rx_descriptors: u16,
-        tx_descriptors: u16,
-    ) -> Result<(Mempool, Mempool), DeviceError> {
-        let queues = u32::from(self.settings.queues);
-        let filled = rx_descriptors.saturating_mul(self.driver.receive_rings);
-        let received = frames_of_queue(self.settings, filled).saturating_mul(queues);
-        let mut sent = segments_of_queue(tx_descriptors) + 2 * CACHE;
-        let mut sent_room = SENT_ROOM;
+    /// Buffers that each queue sends from.
+    fn sent_buffers(&self, lending: Lending, descriptors: u16) -> u32 {
+        let mut sent = segments_of_queue(descriptors) + 2 * CACHE;
         if lending == Lending::Never {
             // A whole frame in one piece.
-            let frame = u16::try_from(self.frame_bytes()).unwrap_or(u16::MAX);
-            sent_room = frame.clamp(SENT_ROOM, u16::MAX - 128);
             let waiting = u32::try_from(super::queue::WAITING_MAX).expect("a small number");
-            sent = u32::from(tx_descriptors) + waiting + 2 * CACHE;
+            sent = u32::from(descriptors) + waiting + 2 * CACHE;
         }
         if self.driver.passes_buffers {
             sent = sent.saturating_add(self.settings.frames);
         }
+        sent
+    }
+
+    /// The pools of all queues, from the room of their buffers, the descriptors of a receive queue
+    /// and the buffers of a transmit queue.
+    fn pools(
+        &self,
+        (room, descriptors): (u16, u16),
+        (sent_room, sent): (u16, u32),
+    ) -> Result<(Mempool, Mempool), DeviceError> {
+        let queues = u32::from(self.settings.queues);
+        let filled = descriptors.saturating_mul(self.driver.receive_rings);
+        let received = frames_of_queue(self.settings, filled).saturating_mul(queues);
         let pool = |frames: u32, room: u16| {
             Mempool::new(frames, room, self.socket()).map_err(|why| DeviceError::Memory {
                 name: self.name.to_owned(),
@@ -377,9 +382,8 @@ impl Job<'_> {
 
     fn capabilities(
         &self,
-        rx: u64,
-        tx: u64,
-        lending: Lending,
+        (rx, tx): (u64, u64),
+        (lending, limits): (Lending, &Limits),
         room: u16,
     ) -> Result<Capabilities, DeviceError> {
         let mut mac = sys::rte_ether_addr::default();
@@ -389,17 +393,11 @@ impl Job<'_> {
             return Err(self.failed("tell its address", done));
         }
         let has = |offloads: u64, which: u64| offloads & which == which;
-        // A frame may be divided into so many pieces, of which the first are its headers.
-        let limit = match self.info.tx_desc_lim.nb_mtu_seg_max {
-            0 => PIECES_MAX + 1,
-            most => most,
-        };
-        let most = limit.saturating_sub(1).min(PIECES_MAX);
-        // One that is copied as a whole takes any number.
+        // The first of its buffers has the headers. One that is copied as a whole takes any number.
         let pieces = if lending == Lending::Never {
             PIECES_MAX
         } else {
-            most
+            limits.buffers - 1
         };
         Ok(Capabilities {
             mac: mac.addr_bytes,
@@ -409,7 +407,7 @@ impl Job<'_> {
             verifies_checksums: has(rx, sys::IIBD_RX_OFFLOAD_TCP_CKSUM),
             fills_ipv4_checksum: has(tx, sys::IIBD_TX_OFFLOAD_IPV4_CKSUM),
             fills_tcp_checksum: has(tx, sys::IIBD_TX_OFFLOAD_TCP_CKSUM),
-            segments_ipv4: has(tx, sys::IIBD_TX_OFFLOAD_TCP_TSO).then_some(SEGMENTED_MAX),
+            segments_ipv4: has(tx, sys::IIBD_TX_OFFLOAD_TCP_TSO).then_some(limits.segmented),
             segment_bytes_min: self.driver.segment_least,
             receive_frames: self.receive_frames(room),
             pieces_max: usize::from(pieces),

@@ -26,6 +26,8 @@ pub(super) struct Slab {
     free: Cell<u32>,
     /// How many are in use.
     out: Cell<usize>,
+    /// Chunks of their loans; one that several loans have a part of counts for each.
+    chunks: Cell<usize>,
     /// The core whose loans these are.
     owner: AtomicU32,
     /// The first of those that another thread gave back.
@@ -60,6 +62,7 @@ impl Slab {
             slots: slots.collect(),
             free: Cell::new(if count == 0 { NONE } else { 0 }),
             out: Cell::new(0),
+            chunks: Cell::new(0),
             owner: AtomicU32::new(owner),
             returned: AtomicU32::new(NONE),
         });
@@ -82,6 +85,7 @@ impl Slab {
         let slot = self.slots.get(self.free.get() as usize)?;
         self.free.set(slot.next.load(Ordering::Relaxed));
         self.out.set(self.out.get() + 1);
+        self.chunks.set(self.chunks.get() + loan.chunks());
         slot.loan.set(Some(loan));
         Some(slot.shared.get())
     }
@@ -104,6 +108,11 @@ impl Slab {
         self.out.get()
     }
 
+    /// Chunks that the records in use keep from their pool, at most.
+    pub(super) fn chunks(&self) -> usize {
+        self.chunks.get()
+    }
+
     /// The end of the owner: on its thread, after all that could be freed has been. What a device
     /// still reads stays as it is until the process ends. `true`: there is no such thing.
     pub(super) fn end(self: Box<Self>) -> bool {
@@ -118,7 +127,9 @@ impl Slab {
     }
 
     fn take_back(&self, slot: &Slot) {
-        drop(slot.loan.take());
+        if let Some(loan) = slot.loan.take() {
+            self.chunks.set(self.chunks.get() - loan.chunks());
+        }
         slot.next.store(self.free.get(), Ordering::Relaxed);
         self.free.set(slot.index);
         self.out.set(self.out.get() - 1);

@@ -310,6 +310,86 @@ fn a_device_that_lets_go_at_once_is_lent_payload() {
 }
 
 #[test]
+fn a_frame_in_more_buffers_than_the_device_takes_is_copied() {
+    let device = Device::open(eal(), "net_null9", &settings(1, 9000)).unwrap();
+    let mut queue = adopt(&device, 0);
+    queue.limits_mut().buffers = 4;
+    queue.limits_mut().lent = 3000;
+    let pool = Pool::new(8 * CHUNK_BYTES, Pages::Normal).unwrap();
+    let (head, payload) = (head(1, 60), contents(8000, 3));
+    let whole = [&head[..], &payload].concat();
+    let lent = loans(&pool, &payload);
+    assert_eq!(lent.len(), 1);
+    let lengths = |queue: &Queue| {
+        queue
+            .last_waiting()
+            .iter()
+            .map(Vec::len)
+            .collect::<Vec<_>>()
+    };
+    // What is too long for a buffer lies in several.
+    let pieces = [Piece::Loan(&lent[0])];
+    queue.transmit(&plain(&head, &pieces)).unwrap();
+    assert_eq!(lengths(&queue), [60, 2667, 2667, 2666]);
+    assert!(queue.last_waiting().concat() == whole);
+    assert_eq!(queue.lent(), 3);
+    // One more is too many: by itself, and where short pieces stand between the others.
+    let parts = [0..2000, 2000..4000, 4000..6000, 6000..8000].map(|part| lent[0].part(part));
+    let four = [0, 1, 2, 3].map(|at| Piece::Loan(&parts[at]));
+    let between = [
+        Piece::Loan(&parts[0]),
+        Piece::Bytes(&payload[2000..2048]),
+        Piece::Loan(&parts[1]),
+        Piece::Bytes(&payload[2000..2048]),
+    ];
+    for (pieces, bytes) in [(&four, 8060), (&between, 4156)] {
+        queue.transmit(&plain(&head, pieces)).unwrap();
+        let contents = queue.last_waiting().concat();
+        let expected: Vec<u8> = pieces
+            .iter()
+            .flat_map(|piece| piece.bytes())
+            .copied()
+            .collect();
+        assert!(contents[..60] == head && contents[60..] == expected[..]);
+        let mut copied = vec![2048; bytes / 2048];
+        copied.push(bytes % 2048);
+        assert_eq!((lengths(&queue), queue.lent()), (copied, 3));
+    }
+    drop((lent, parts));
+    queue.flush();
+    assert_eq!((queue.lent(), pool.available()), (0, 8));
+    assert_eq!(queue.counters().sent_bytes, 8060 + 8060 + 4156);
+}
+
+#[test]
+fn a_device_keeps_a_part_of_the_pool_and_no_more() {
+    let device = Device::open(eal(), "net_null10", &settings(1, 1500)).unwrap();
+    let mut queue = adopt(&device, 0);
+    let pool = Pool::new(32 * CHUNK_BYTES, Pages::Normal).unwrap();
+    queue.lend_from(&pool);
+    let bytes = contents(1000, 5);
+    for _ in 0..2 {
+        for number in 0..12 {
+            let lent = loans(&pool, &bytes);
+            let pieces = [Piece::Loan(&lent[0])];
+            queue.transmit(&plain(&head(number, 60), &pieces)).unwrap();
+            assert!(queue.last_waiting().concat()[60..] == bytes);
+            drop(lent);
+            let expected = usize::try_from(number + 1).unwrap().min(4);
+            assert_eq!((queue.lent(), pool.lent()), (expected, expected));
+        }
+        queue.flush();
+        assert_eq!((queue.lent(), pool.available()), (0, 32));
+    }
+    // Memory that is not of the pool is copied.
+    let other = Pool::new(CHUNK_BYTES, Pages::Normal).unwrap();
+    let lent = loans(&other, &bytes);
+    let pieces = [Piece::Loan(&lent[0])];
+    queue.transmit(&plain(&head(0, 60), &pieces)).unwrap();
+    assert_eq!(queue.lent(), 0);
+}
+
+#[test]
 fn a_frame_in_pieces_gets_its_headers_in_one() {
     let names = ["net_ring_g", "net_ring_h"];
     let (left, right) = Device::ring_pair(eal(), names, &settings(1, 9000)).unwrap();
