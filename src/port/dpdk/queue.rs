@@ -239,8 +239,16 @@ impl Queue {
                 let (base, len) = pool.memory();
                 let first = base.as_ptr().addr();
                 let is_inside = range.start.addr() >= first && range.end.addr() - first <= len;
-                is_inside && slab.chunks() < pool.chunks() / KEPT_PART
+                is_inside && !keeps_its_part(pool, slab)
             }
+        }
+    }
+
+    /// The device has as much of the pool as it may have.
+    fn has_its_part(&self) -> bool {
+        match (&self.lendable, &self.slab) {
+            (Lendable::Registered(pool), Some(slab)) => keeps_its_part(pool, slab),
+            _ => false,
         }
     }
 
@@ -314,9 +322,9 @@ impl Queue {
         taken
     }
 
-    /// Asks the device for what it has sent, while there is nothing to send: most look at that only
-    /// when they need room, and would keep loans for as long. For those that neither can be asked
-    /// nor look when they are called there is [`KEPT_PART`].
+    /// Asks the device for what it has sent, while there is nothing to send or nothing can be lent:
+    /// most look at that only when they need room, and would keep loans for as long. For those that
+    /// neither can be asked nor look when they are called there is [`KEPT_PART`].
     fn clean_up(&mut self) {
         if self.lent() == 0 {
             return;
@@ -372,6 +380,11 @@ impl Queue {
     }
 }
 
+/// What is lent is as much of the pool as a device may keep.
+fn keeps_its_part(pool: &Pool, slab: &Slab) -> bool {
+    slab.chunks() >= pool.chunks() / KEPT_PART
+}
+
 impl Port for Queue {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
@@ -412,7 +425,7 @@ impl Port for Queue {
         if let Some(slab) = &self.slab {
             slab.reclaim();
         }
-        if self.waiting.is_empty() {
+        if self.waiting.is_empty() || self.has_its_part() {
             self.clean_up();
         }
         while !self.waiting.is_empty() {
