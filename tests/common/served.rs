@@ -302,7 +302,7 @@ impl Served {
         if !env!("CARGO_CRATE_NAME").contains(OVER_FRAMES) {
             return Self::start_with(config, Vec::new(), None);
         }
-        // What has ended takes a place among the flows until its TIME-WAIT is over.
+        // What we have ended takes a place among the flows until the peer has, too.
         config.limits.sessions += 1024;
         let cores = config.cores.list.count();
         put_on_port(&mut config, (0..cores).collect());

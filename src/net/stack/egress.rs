@@ -52,6 +52,7 @@ impl<P: Port> Stack<P> {
         while let Some(slot) = self.timers.pop(now) {
             self.time_is_up(slot, now);
         }
+        self.end_waits(now);
         self.tick_control(now);
     }
 
@@ -64,6 +65,7 @@ impl<P: Port> Stack<P> {
             self.blocked,
             self.core.port.deadline(),
             self.timers.deadline(),
+            self.waits.deadline(),
             self.control.addresses.deadline(),
             self.neighbours.deadline(),
         ];
@@ -142,8 +144,11 @@ impl<P: Port> Stack<P> {
             Phase::Connecting => self.lose(slot, Lost::TimedOut),
             Phase::Open => {}
             Phase::Finishing => {
-                live.flow.abort();
-                self.send_last(slot, now);
+                // A peer that has everything, and does not end its own side, is told nothing.
+                if !live.flow.has_delivered() {
+                    live.flow.abort();
+                    self.send_last(slot, now);
+                }
                 self.remove(slot);
             }
         }

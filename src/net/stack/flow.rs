@@ -36,6 +36,7 @@ use super::mtu::{MTU_MIN_V4, MTU_MIN_V6};
 use super::packet::emit::{Adjusted, Bare, LinkHeader};
 use super::packet::{Flags, Segment, Seq, Timestamps};
 use super::sent::{Copied, Sent};
+use super::waits::TimeWait;
 use super::wire::{Core, Line, Wire, clock, is_ipv4};
 use crate::mem;
 use crate::mem::alias::{Lent, Over, RING_BYTES};
@@ -571,17 +572,25 @@ impl Flow {
         seen.readable != 0 || seen.is_ended() || lost.is_some()
     }
 
-    /// It is in TIME-WAIT, and that SYN is newer than everything it has seen: a new connection may
-    /// take its place (RFC 9293 §3.10.7.4, RFC 6191).
-    pub(super) fn reopens(&self, syn: &Segment) -> bool {
-        if self.body.seen.state != State::TimeWait {
-            return false;
+    /// What is left of it in TIME-WAIT, once everything that came was taken.
+    pub(super) fn time_wait(&self) -> Option<TimeWait> {
+        let Body { seen, lost, .. } = &self.body;
+        if seen.state != State::TimeWait || seen.readable != 0 || lost.is_some() {
+            return None;
         }
-        let told = syn.options.timestamps;
-        match told.zip(self.body.guard.recent()) {
-            Some((told, recent)) if told.value != recent => Seq(told.value).is_after(Seq(recent)),
-            _ => syn.seq.is_after(self.view().rcv_nxt),
-        }
+        let view = self.view();
+        let line = &self.body.line;
+        let window = line.rcv_edge.count_since(view.rcv_nxt) >> line.shift;
+        Some(TimeWait {
+            key: line.key,
+            guard: self.body.guard.clone(),
+            rcv_nxt: view.rcv_nxt,
+            snd_nxt: line.snd_max,
+            window: u16::try_from(window).unwrap_or(u16::MAX),
+            dscp: line.dscp,
+            epoch: self.body.epoch,
+            ticks: self.body.ticks,
+        })
     }
 
     /// The sequence numbers that are under way: from the first that is not acknowledged to behind

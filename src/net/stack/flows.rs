@@ -10,8 +10,8 @@ use crate::mem::Piece;
 use crate::net::Moved;
 use crate::port::Port;
 
-/// How long a flow may take to end after the reactor is done with it: FIN-WAIT, CLOSING, LAST-ACK
-/// and TIME-WAIT together.
+/// How long a flow may take to end after the reactor is done with it: FIN-WAIT, CLOSING and
+/// LAST-ACK together.
 const LINGER: Duration = Duration::from_secs(20);
 /// Pieces of what came after a finish that are dropped at once.
 const DRAIN_MAX: usize = 4096;
@@ -157,7 +157,7 @@ impl<P: Port> Stack<P> {
     }
 
     /// Whether one more flow may be. Where there is no room, one that has delivered its end, and
-    /// only waits for what may be left of it in the network, makes some.
+    /// only waits for the peer's (FIN-WAIT-2), makes some.
     pub(super) fn make_room(&mut self) -> bool {
         if self.has_room() {
             return true;
@@ -223,6 +223,8 @@ impl<P: Port> Stack<P> {
                 }
                 if live.flow.is_closed() {
                     self.remove(slot);
+                } else if live.flow.time_wait().is_some() {
+                    self.wait_for(slot);
                 } else if !live.is_over && live.flow.has_delivered() {
                     live.is_over = true;
                     self.note_over(slot);

@@ -444,7 +444,8 @@ impl Guard {
         }
     }
 
-    fn may_challenge(&mut self, now: Instant) -> bool {
+    /// Whether one more challenge may be sent; if so, it counts.
+    pub(super) fn may_challenge(&mut self, now: Instant) -> bool {
         let is_over = self
             .challenges_since
             .is_none_or(|since| now.saturating_duration_since(since) >= CHALLENGE_PERIOD);

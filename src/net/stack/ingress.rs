@@ -65,27 +65,15 @@ impl<P: Port> Stack<P> {
         let slot = self.table.find(&segment.key);
         let entry = slot.and_then(|slot| Some((slot, self.table.value_mut(slot)?)));
         let Some((slot, entry)) = entry else {
-            return self.stranger(now, place, segment, frame);
+            return self.flowless(now, place, segment, frame);
         };
-        let live = match entry {
-            Entry::Live(live) => live,
+        match entry {
+            Entry::Live(_) => self.pass_on(now, slot, segment, frame),
             Entry::Elsewhere { to } => {
                 let to = *to;
-                return self.stray(to, frame, came);
+                self.stray(to, frame, came);
             }
-        };
-        if segment.is_opening() && live.flow.reopens(segment) {
-            self.core.counters.time_wait_reused += 1;
-            let attached = live.attached;
-            self.remove(slot);
-            if attached {
-                // Its frames come to another core, which forgets the old flow now and takes the SYN
-                // when it comes again.
-                return self.core.counters.drop(Dropped::NoFlow);
-            }
-            return self.stranger(now, place, segment, frame);
         }
-        self.pass_on(now, slot, segment, frame);
     }
 
     /// Gives a flow its segment.

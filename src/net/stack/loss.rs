@@ -25,9 +25,8 @@ use super::packet::Seq;
 
 /// How many times as fast as time a flow's clock runs: every duration that smoltcp is told is
 /// multiplied by it, and its retransmission timeout of at least 1 s is 200 ms. Its TIME-WAIT of 10
-/// s is 2 s, which is short of two segment lifetimes (RFC 9293 §3.4.2): numbers of a new connection
-/// between the same ends begin higher (RFC 6528), and timestamps go on, so that a segment of the
-/// old one is told from its own (RFC 6191).
+/// s would be 2 s, which is short of two segment lifetimes (RFC 9293 §3.4.2), so that it is left to
+/// a clock that is not scaled ([`super::waits`]).
 pub const CLOCK_SCALE: u32 = 5;
 /// Duplicates that mean a loss (RFC 5681 §3.2).
 pub const DUPLICATES: u8 = 3;

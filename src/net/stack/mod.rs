@@ -47,6 +47,7 @@ mod table;
 mod tests;
 mod timers;
 mod turns;
+mod waits;
 mod wire;
 
 use std::collections::VecDeque;
@@ -70,6 +71,7 @@ use routes::{Networks, PathMtus};
 use table::Table;
 use timers::Wheel;
 use turns::Turns;
+use waits::{TIME_WAITS_MAX, Waits};
 use wire::Core;
 
 /// Flows that live on other cores and whose frames come here, at most, for each flow that may be.
@@ -101,6 +103,8 @@ pub struct Stack<P: Port> {
     /// Entries of the table that are no flows of this core.
     forwarded: usize,
     half_open: usize,
+    /// Flows that are over but for what may be left of them in the network.
+    waits: Waits,
     /// Flows that have delivered their end, the one that did so first in front; some are gone.
     over: VecDeque<FlowId>,
     /// When the last SYN cookie was sent.
@@ -167,6 +171,7 @@ impl<P: Port> Stack<P> {
             blocked: None,
             forwarded: 0,
             half_open: 0,
+            waits: Waits::new(TIME_WAITS_MAX),
             over: VecDeque::new(),
             cookie_sent: None,
             last_port: 0,

@@ -16,7 +16,7 @@ use super::live::{Entry, Live, Phase};
 use super::model::{FlowId, FlowKey, Network, Portal, Settings};
 use super::mtu::PathMtu;
 use super::packet::emit::{Bare, LinkHeader};
-use super::packet::{Flags, Segment, Timestamps};
+use super::packet::{Flags, Segment, Seq, Timestamps};
 use super::routes::{Hop, next_hop};
 use super::wire;
 use crate::port::{Frame, Port};
@@ -29,8 +29,16 @@ const PORTS_FIRST: u16 = 49152;
 const PORT_TRIES: u16 = 1024;
 
 impl<P: Port> Stack<P> {
-    /// A segment that belongs to no flow.
-    pub(super) fn stranger(&mut self, now: Instant, place: usize, segment: &Segment, frame: Frame) {
+    /// A segment that belongs to no flow. `after`: where a flow of the same ends has just given way
+    /// to it, its numbers are behind this one.
+    pub(super) fn stranger(
+        &mut self,
+        now: Instant,
+        place: usize,
+        segment: &Segment,
+        frame: Frame,
+        after: Option<Seq>,
+    ) {
         let local = segment.key.local;
         match self.control.addresses.state(segment.key.vlan, local.ip()) {
             None => return self.core.counters.drop(Dropped::OtherAddress),
@@ -42,7 +50,8 @@ impl<P: Port> Stack<P> {
         let portal = self.portal(place, local);
         match portal {
             Some(portal) if segment.is_opening() && self.listening => {
-                self.syn(now, place, segment, frame, portal);
+                drop(frame);
+                self.syn(now, place, segment, portal, after);
             }
             Some(portal)
                 if segment.is_ack()
@@ -121,8 +130,15 @@ impl<P: Port> Stack<P> {
         (networks.iter().position(has) == Some(place)).then_some(*portal)
     }
 
-    /// A SYN to a portal.
-    fn syn(&mut self, now: Instant, place: usize, segment: &Segment, frame: Frame, portal: Portal) {
+    /// A SYN to a portal. `after`: as of `stranger`.
+    fn syn(
+        &mut self,
+        now: Instant,
+        place: usize,
+        segment: &Segment,
+        portal: Portal,
+        after: Option<Seq>,
+    ) {
         self.core.counters.syns += 1;
         if segment
             .options
@@ -139,11 +155,13 @@ impl<P: Port> Stack<P> {
         }
         let link = self.link_back(now, place, segment);
         let settings = Arc::clone(&self.settings);
-        let opening = self.opening(now, &settings, place, segment.key, link);
+        let mut opening = self.opening(now, &settings, place, segment.key, link);
+        if let Some(after) = after.filter(|&after| !opening.isn.is_after(after)) {
+            opening.isn = after;
+        }
         let Some(flow) = Flow::accept(&opening, segment, &mut self.core) else {
             return self.core.counters.drop(Dropped::NoRoom);
         };
-        drop(frame);
         let phase = Phase::HalfOpen { tag: portal.tag };
         if self.admit(now, place, segment, flow, phase).is_some() {
             self.half_open += 1;
@@ -321,17 +339,21 @@ impl<P: Port> Stack<P> {
     /// The key with a port that is free, if none was asked for.
     fn free_key(&mut self, key: FlowKey) -> Option<FlowKey> {
         if key.local.port() != 0 {
-            return self.table.find(&key).is_none().then_some(key);
+            return self.is_free(&key).then_some(key);
         }
         let ports = u16::MAX - PORTS_FIRST;
         for _ in 0..PORT_TRIES {
             self.last_port = (self.last_port + 1) % ports;
             let mut key = key;
             key.local.set_port(PORTS_FIRST + self.last_port);
-            if self.table.find(&key).is_none() {
+            if self.is_free(&key) {
                 return Some(key);
             }
         }
         None
+    }
+
+    fn is_free(&self, key: &FlowKey) -> bool {
+        self.table.find(key).is_none() && !self.waits.has(key)
     }
 }

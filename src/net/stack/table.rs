@@ -64,6 +64,12 @@ impl<T> Table<T> {
         }
     }
 
+    /// Bytes of memory for each entry, at most.
+    #[cfg(test)]
+    pub(super) const fn bytes_each() -> usize {
+        size_of::<Slot<T>>() + 4 * size_of::<Bucket>()
+    }
+
     /// Entries.
     pub(super) fn len(&self) -> usize {
         self.len

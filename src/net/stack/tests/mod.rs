@@ -6,6 +6,7 @@ mod moving;
 mod opening;
 mod pair;
 mod tape;
+mod waits;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

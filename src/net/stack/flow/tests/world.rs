@@ -15,6 +15,7 @@ use crate::net::stack::isn::Numbers;
 use crate::net::stack::model::{FlowKey, Network, Settings};
 use crate::net::stack::packet::emit::{Bare, LinkHeader};
 use crate::net::stack::packet::{self, Flags, Parsed, Segment, Seq, Timestamps};
+use crate::net::stack::waits::{Heard, TimeWait};
 use crate::net::stack::wire::Core;
 use crate::port::{Burst, Frame, Port, memory};
 
@@ -84,6 +85,8 @@ pub(super) fn byte(side: usize, at: usize) -> u8 {
 pub(super) struct End {
     pub(super) core: Core<Spy>,
     pub(super) flow: Option<Box<Flow>>,
+    /// What is left of it.
+    pub(super) wait: Option<TimeWait>,
     pub(super) key: FlowKey,
     isn: Seq,
     pub(super) link: LinkHeader,
@@ -153,6 +156,7 @@ impl World {
         let end = |port: memory::End, local, peer, side: usize| End {
             core: Core::new(Spy::new(port), Pages::Normal).unwrap(),
             flow: None,
+            wait: None,
             key: FlowKey {
                 vlan: None,
                 local,
@@ -261,13 +265,15 @@ impl World {
     /// Both ends end, and everything was given back.
     pub(super) fn are_over(&mut self) {
         self.until(|world| {
-            let over = |end: &End| end.closed && end.flow.as_ref().unwrap().is_closed();
+            let gone = |end: &End| end.flow.as_ref().is_none_or(|flow| flow.is_closed());
+            let over = |end: &End| end.closed && gone(end);
             world.ends.iter().all(over)
         });
         let lost = |end: &End| end.flow.as_ref().is_some_and(|flow| flow.lost().is_some());
         assert!(!self.ends.iter().any(lost), "{self:?}");
         for end in &mut self.ends {
             end.flow = None;
+            end.wait = None;
             end.inbox.clear();
             assert_eq!(end.pool.available(), end.pool.chunks());
         }
@@ -348,6 +354,10 @@ impl World {
                 panic!("only TCP is sent");
             };
             assert_eq!(segment.key, self.ends[side].key);
+            if self.ends[side].wait.is_some() {
+                self.hear_last(side, &segment);
+                continue;
+            }
             if self.ends[side].flow.is_none() && self.strange(side, &segment) {
                 continue;
             }
@@ -355,6 +365,17 @@ impl World {
             if let Some(flow) = &mut end.flow {
                 let _ = flow.segment(self.now, &segment, frame, &mut end.core);
             }
+        }
+    }
+
+    /// What comes where a flow is in TIME-WAIT.
+    fn hear_last(&mut self, side: usize, segment: &Segment) {
+        let end = &mut self.ends[side];
+        let wait = end.wait.as_mut().expect("there is one");
+        match wait.hear(self.now, segment) {
+            Heard::Answer { answer, .. } => end.core.answer(&answer, &end.link),
+            Heard::Silence => {}
+            Heard::Reopens { .. } => panic!("nobody begins a second connection"),
         }
     }
 
@@ -438,6 +459,12 @@ impl World {
                 Some(flow) => flow.egress(self.now, &mut end.core, 16),
                 None => Egress::Done,
             };
+            if let Some(wait) = end.flow.as_ref().and_then(|flow| flow.time_wait()) {
+                // The peer's end has come, and everything before it was taken.
+                end.closed = true;
+                end.wait = Some(wait);
+                end.flow = None;
+            }
             end.core.port.flush();
             self.carry(1 - side);
             if result == Egress::Done {
