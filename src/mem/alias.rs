@@ -1,10 +1,25 @@
 //! [`Alias`]: memory whose contents nobody reads, for rings that only count.
 //!
 //! A TCP implementation that copies payload through rings can be kept to its headers and its
-//! arithmetic by rings that all are the same physical memory: the payload goes another way. One
-//! `Alias` is one memory file of [`ALIAS_BYTES`]; every connection gets a mapping of its own of it,
-//! so that no two have an address in common, and gives it back when it ends. Mappings are kept for
-//! the next connection, so that accepting one costs no system call once warm.
+//! arithmetic by rings that all are the same physical memory: the payload goes another way. Every
+//! connection gets addresses of its own, so that no two have one in common, and gives them back
+//! when it ends; they are kept for the next connection, so that accepting one costs no system call
+//! once warm.
+//!
+//! What the kernel has behind these addresses:
+//!
+//! - Transmit rings are only ever read: private memory that nobody writes is the kernel's one page
+//!   of zeroes, over and over. It is not counted as resident, and stays in the nearest cache.
+//! - Receive rings are written, so they are one memory file. The kernel counts its pages once for
+//!   each connection that has touched them, as if they were many. So pages are entered by steps of
+//!   [`STEP_BYTES`], with one call for each, as a ring is walked for the first time; and when there
+//!   are more than [`STEPS_MAX`] of them the oldest step is taken out again, whosever it is. Its
+//!   bytes stay as they are, and it is entered again when it is needed. So a connection that moves
+//!   nothing has a page or two, busy ones have what they walk, and all of one `Alias` never more
+//!   than `STEPS_MAX` × `STEP_BYTES` = 64 MiB: beyond 64 connections that walk their rings at
+//!   once, each step of theirs costs two calls of the kernel.
+//! - Where there is a huge page, both rings are that, without any of this: the kernel neither
+//!   counts it as resident nor needs page tables for it.
 //!
 //! What is built on the rings stays with them in a [`Lent`]: it is reached only inside a closure,
 //! and is gone before its mapping is anybody else's.
@@ -12,16 +27,17 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 use super::Pages;
 
@@ -31,9 +47,14 @@ pub const RING_BYTES: usize = RING_STRIDE - 1;
 /// Bytes of a mapping: a receive ring and a transmit ring.
 pub const ALIAS_BYTES: usize = 2 * RING_STRIDE;
 /// Mappings of all `Alias`es of the process at a time. The kernel's own limit for a process is
-/// 65,530 of all kinds (vm.max_map_count); a mapping here is one of them.
-pub const MAPPINGS_MAX: usize = 60_000;
+/// 65,530 of all kinds (vm.max_map_count); a mapping here is two of them.
+pub const MAPPINGS_MAX: usize = 30_000;
+/// Steps of receive rings whose pages are entered, of one `Alias`.
+pub const STEPS_MAX: usize = 1024;
+/// Bytes of a ring whose pages are entered together.
+pub const STEP_BYTES: usize = 1 << 16;
 
+const STEPS: usize = RING_STRIDE / STEP_BYTES;
 const RING_STRIDE: usize = 1 << 20;
 /// Mappings kept for the next connections; what comes back beyond them is unmapped.
 const FREE_MAX: usize = 8192;
@@ -64,9 +85,12 @@ pub struct Alias {
 
 #[derive(Debug)]
 struct Home {
-    file: OwnedFd,
+    file: RingFile,
+    /// Steps of receive rings that are entered, the oldest in front: each has its bit in its
+    /// mapping, and is here once. Touched when a ring comes to a new step, not once it is warm.
+    entered: ArrayQueue<Entered>,
     /// Touched when a connection begins or ends, never for its data.
-    free: ArrayQueue<Mapping>,
+    free: ArrayQueue<Arc<Mapping>>,
     /// All there are, free ones too.
     count: AtomicUsize,
 }
@@ -78,14 +102,14 @@ impl Alias {
     /// # Errors
     /// [`AliasError::File`].
     pub fn new(pages: Pages) -> Result<Self, AliasError> {
-        let huge = MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
         let file = match pages {
-            Pages::Huge => file(huge).or_else(|_| file(MemfdFlags::empty())),
-            Pages::Normal => file(MemfdFlags::empty()),
+            Pages::Huge => RingFile::huge().or_else(|_| RingFile::normal()),
+            Pages::Normal => RingFile::normal(),
         };
         Ok(Self {
             home: Arc::new(Home {
                 file: file.map_err(AliasError::File)?,
+                entered: ArrayQueue::new(STEPS_MAX),
                 free: ArrayQueue::new(FREE_MAX),
                 count: AtomicUsize::new(0),
             }),
@@ -105,17 +129,19 @@ impl Alias {
         let borrowed = Borrowed {
             mapping: Some(self.home.take()?),
             home: Arc::clone(&self.home),
+            received: 0,
+            sent: 0,
         };
         let receive = borrowed.base().as_ptr();
         // SAFETY: the second half of the mapping begins RING_STRIDE bytes from its start.
         let transmit = unsafe { receive.add(RING_STRIDE) };
         // SAFETY: the first RING_BYTES bytes of a mapping of ALIAS_BYTES, readable and writable and
-        // initialised (a file of zeroes), which is this `Lent`'s alone until it drops what was made
-        // of it; `make` cannot keep the slice elsewhere, as it must work for any lifetime. Other
-        // mappings, at other addresses, show the same memory: as far as this program can tell its
-        // bytes change by themselves. Nothing is concluded from them. They are plain bytes, each
-        // value of which is valid; the one user (smoltcp's rings) copies them in and out and never
-        // looks at them, and what it copies out is replaced before it is sent.
+        // initialised (a file of zeroes, or fresh memory), which is this `Lent`'s alone until it
+        // drops what was made of it; `make` cannot keep the slice elsewhere, as it must work for
+        // any lifetime. Other mappings, at other addresses, show the same memory: as far as this
+        // program can tell its bytes change by themselves. Nothing is concluded from them. They are
+        // plain bytes, each value of which is valid; the one user (smoltcp's rings) copies them in
+        // and out and never looks at them, and what it copies out is replaced before it is sent.
         let receive = unsafe { slice::from_raw_parts_mut(receive, RING_BYTES) };
         // SAFETY: as above, for the second half, which has no byte in common with the first.
         let transmit = unsafe { slice::from_raw_parts_mut(transmit, RING_BYTES) };
@@ -132,15 +158,40 @@ impl Alias {
     }
 }
 
-/// A file of [`ALIAS_BYTES`] whose memory is there, so that no later touch can fail.
-fn file(flags: MemfdFlags) -> Result<OwnedFd, Errno> {
+/// What rings are mapped from.
+#[derive(Debug)]
+struct RingFile {
+    fd: OwnedFd,
+    /// Of one huge page, for both rings; otherwise for receive rings only.
+    is_huge: bool,
+}
+
+impl RingFile {
+    fn huge() -> Result<Self, Errno> {
+        let huge = MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+        Ok(Self {
+            fd: file(huge, ALIAS_BYTES)?,
+            is_huge: true,
+        })
+    }
+
+    fn normal() -> Result<Self, Errno> {
+        Ok(Self {
+            fd: file(MemfdFlags::empty(), RING_STRIDE)?,
+            is_huge: false,
+        })
+    }
+}
+
+/// A file of so many bytes whose memory is there, so that no later touch can fail.
+fn file(flags: MemfdFlags, bytes: usize) -> Result<OwnedFd, Errno> {
     let file = memfd_create("rings", flags | MemfdFlags::CLOEXEC)?;
-    fallocate(&file, FallocateFlags::empty(), 0, ALIAS_BYTES as u64)?;
+    fallocate(&file, FallocateFlags::empty(), 0, bytes as u64)?;
     Ok(file)
 }
 
 impl Home {
-    fn take(&self) -> Result<Mapping, AliasError> {
+    fn take(&self) -> Result<Arc<Mapping>, AliasError> {
         if let Some(mapping) = self.free.pop() {
             return Ok(mapping);
         }
@@ -148,18 +199,28 @@ impl Home {
         let mapped = MAPPED
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
             .map_err(|_| AliasError::TooMany)?;
-        let mapping = Mapping::new(&self.file).map_err(|errno| {
-            MAPPED.fetch_sub(1, Ordering::Relaxed);
-            AliasError::Map { mapped, errno }
-        })?;
+        let mapping =
+            Mapping::new(&self.file, Counted).map_err(|errno| AliasError::Map { mapped, errno })?;
         self.count.fetch_add(1, Ordering::Relaxed);
-        Ok(mapping)
+        Ok(Arc::new(mapping))
     }
 
-    fn give(&self, mapping: Mapping) {
+    fn give(&self, mapping: Arc<Mapping>) {
         if self.free.push(mapping).is_err() {
-            // What it did not take is unmapped.
+            // What it did not take is unmapped, when its last step is out.
             self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Enters a step of a receive ring, and takes the oldest out if there are too many.
+    #[cold]
+    fn enter(&self, mapping: &Arc<Mapping>, step: usize) {
+        mapping.received.fetch_or(1 << step, Ordering::Relaxed);
+        let mapping = Arc::clone(mapping);
+        let oldest = self.entered.force_push(Entered { mapping, step });
+        if let Some(Entered { mapping, step }) = oldest {
+            mapping.received.fetch_and(!(1 << step), Ordering::Relaxed);
+            mapping.advise(step * STEP_BYTES, Advice::LinuxDontNeed);
         }
     }
 }
@@ -168,14 +229,71 @@ impl Home {
 #[derive(Debug)]
 struct Borrowed {
     /// Present until the drop.
-    mapping: Option<Mapping>,
+    mapping: Option<Arc<Mapping>>,
     home: Arc<Home>,
+    /// Where in the receive ring the next byte goes that comes in order.
+    received: usize,
+    /// Bytes sent so far, up to a ring of them.
+    sent: usize,
+}
+
+/// See [`Home::entered`].
+#[derive(Debug)]
+struct Entered {
+    mapping: Arc<Mapping>,
+    step: usize,
 }
 
 impl Borrowed {
     fn base(&self) -> NonNull<u8> {
+        self.mapping().base
+    }
+
+    fn mapping(&self) -> &Arc<Mapping> {
         let mapping = self.mapping.as_ref();
-        mapping.expect("it is there until the drop").base
+        mapping.expect("it is there until the drop")
+    }
+
+    /// See [`Lent::receives`].
+    fn receives(&mut self, ahead: usize, bytes: usize) {
+        if bytes == 0 || self.mapping().is_huge {
+            return;
+        }
+        let first = (self.received + ahead.min(RING_BYTES)) % RING_BYTES;
+        let end = first + bytes.min(RING_BYTES);
+        self.writes(first..end.min(RING_BYTES));
+        self.writes(0..end.saturating_sub(RING_BYTES));
+    }
+
+    /// Bytes at these places of the receive ring are about to be written.
+    fn writes(&self, range: Range<usize>) {
+        let mapping = self.mapping();
+        for step in range.start / STEP_BYTES..range.end.div_ceil(STEP_BYTES) {
+            if mapping.received.load(Ordering::Relaxed) & (1 << step) == 0 {
+                self.home.enter(mapping, step);
+                if step != 0 {
+                    // One that has come no further than the first may stay there.
+                    mapping.advise(step * STEP_BYTES, Advice::LinuxPopulateWrite);
+                }
+            }
+        }
+    }
+
+    /// See [`Lent::sends`].
+    fn sends(&mut self, bytes: usize) {
+        if self.sent == RING_BYTES {
+            return;
+        }
+        let before = self.sent;
+        self.sent = (before + bytes.min(RING_BYTES)).min(RING_BYTES);
+        let mapping = self.mapping();
+        for step in before / STEP_BYTES + 1..=(self.sent / STEP_BYTES).min(STEPS - 1) {
+            let bit = 1 << step;
+            if !mapping.is_huge && mapping.sent.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+                let at = RING_STRIDE + step * STEP_BYTES;
+                mapping.advise(at, Advice::LinuxPopulateRead);
+            }
+        }
     }
 }
 
@@ -187,38 +305,88 @@ impl Drop for Borrowed {
     }
 }
 
-/// A view of the whole file at an address of its own.
+/// Addresses for a receive ring and a transmit ring behind it.
 #[derive(Debug)]
 struct Mapping {
     base: NonNull<u8>,
+    is_huge: bool,
+    /// Steps of the receive ring that are entered: a bit for each.
+    received: AtomicU32,
+    /// Steps of the transmit ring that are.
+    sent: AtomicU32,
+    _counted: Counted,
+}
+
+/// One of [`MAPPED`].
+#[derive(Debug)]
+struct Counted;
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        MAPPED.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 // SAFETY: a mapping is an address range of the process, tied to no thread; this type reads and
 // writes nothing through it.
 unsafe impl Send for Mapping {}
+// SAFETY: as above; its other fields are atomic, or never change.
+unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new(file: &OwnedFd) -> Result<Self, Errno> {
-        // SAFETY: a fresh mapping at an address of the kernel's choice replaces nothing; the file
-        // is as long as the mapping and is never shortened, since nobody else has it. Its pages are
-        // entered as they are walked: entered at once, each connection of a stranger would look
-        // like 2 MiB of resident memory.
-        let mapped = unsafe {
-            mmap(
-                ptr::null_mut(),
-                ALIAS_BYTES,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED | MapFlags::NORESERVE,
-                file,
-                0,
-            )
-        }?;
+    fn new(file: &RingFile, counted: Counted) -> Result<Self, Errno> {
+        let (access, shared) = (
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::SHARED | MapFlags::NORESERVE,
+        );
+        let fresh = ptr::null_mut();
+        let mapped = if file.is_huge {
+            // SAFETY: a fresh mapping at an address of the kernel's choice replaces nothing; the
+            // file is as long as the mapping and is never shortened, since nobody else has it.
+            unsafe { mmap(fresh, ALIAS_BYTES, access, shared, &file.fd, 0) }?
+        } else {
+            let private = MapFlags::PRIVATE | MapFlags::NORESERVE;
+            // SAFETY: a fresh mapping at an address of the kernel's choice replaces nothing.
+            unsafe { mmap_anonymous(fresh, ALIAS_BYTES, access, private) }?
+        };
         let base = NonNull::new(mapped.cast::<u8>())
             .expect("mmap without MAP_FIXED never returns address 0");
-        // SAFETY: exactly the mapping just made; the advice does not change what it contains. It
-        // is a hint: a kernel without it loses nothing.
-        let _ = unsafe { madvise(mapped, ALIAS_BYTES, Advice::LinuxDontDump) };
-        Ok(Self { base })
+        // From here on its drop unmaps it.
+        let mapping = Self {
+            base,
+            is_huge: file.is_huge,
+            received: AtomicU32::new(0),
+            sent: AtomicU32::new(0),
+            _counted: counted,
+        };
+        if !file.is_huge {
+            let fixed = shared | MapFlags::FIXED;
+            // SAFETY: replaces the first half of the mapping just made, which nobody has yet; the
+            // file is as long as that and is never shortened, since nobody else has it.
+            unsafe { mmap(mapped, RING_STRIDE, access, fixed, &file.fd, 0) }?;
+            // A huge page of zeroes would not stay in the nearest cache.
+            mapping.advise_all(Advice::LinuxNoHugepage);
+        }
+        mapping.advise_all(Advice::LinuxDontDump);
+        Ok(mapping)
+    }
+
+    /// Advises of the step that begins at `offset`.
+    fn advise(&self, offset: usize, advice: Advice) {
+        debug_assert!(offset + STEP_BYTES <= ALIAS_BYTES, "within the mapping");
+        // SAFETY: the offset of a step is within the mapping.
+        let at = unsafe { self.base.as_ptr().add(offset) };
+        // SAFETY: a whole step of the mapping, which is there as long as `self`. What is entered or
+        // taken out keeps its bytes: a step is taken out of receive rings only, which are a file's.
+        // It is a hint: where the kernel does not follow it, pages are entered as they are touched,
+        // and stay.
+        let _ = unsafe { madvise(at.cast(), STEP_BYTES, advice) };
+    }
+
+    fn advise_all(&self, advice: Advice) {
+        // SAFETY: exactly the mapping; the advice does not change what it contains, and is a hint:
+        // a kernel without it loses nothing.
+        let _ = unsafe { madvise(self.base.as_ptr().cast(), ALIAS_BYTES, advice) };
     }
 }
 
@@ -227,7 +395,6 @@ impl Drop for Mapping {
         // SAFETY: the mapping that `new` made; whatever borrowed it is gone (see `Lent`).
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), ALIAS_BYTES) };
         debug_assert!(unmapped.is_ok(), "munmap of our own mapping: {unmapped:?}");
-        MAPPED.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -250,6 +417,23 @@ impl<O: Over> Lent<O> {
     /// Works on what was built.
     pub fn with<R>(&mut self, work: impl for<'a> FnOnce(&mut O::Of<'a>) -> R) -> R {
         work(&mut self.value)
+    }
+
+    /// Bytes are about to be written into the receive ring, `ahead` of the first that is missing
+    /// there.
+    pub fn receives(&mut self, ahead: usize, bytes: usize) {
+        self.borrowed.receives(ahead, bytes);
+    }
+
+    /// So many more have come in order. More than a ring of them counts as a ring.
+    pub fn received(&mut self, bytes: usize) {
+        let at = &mut self.borrowed.received;
+        *at = (*at + bytes.min(RING_BYTES)) % RING_BYTES;
+    }
+
+    /// So many more are to be read from the transmit ring.
+    pub fn sends(&mut self, bytes: usize) {
+        self.borrowed.sends(bytes);
     }
 }
 
@@ -363,6 +547,49 @@ mod tests {
         assert_eq!(alias.mappings(), 1);
     }
 
+    /// Bytes that the kernel counts as resident at these addresses.
+    fn resident(rings: &[Range<usize>]) -> usize {
+        let text = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let (mut ours, mut sum) = (false, 0);
+        for line in text.lines() {
+            if let Some((range, _)) = line.split_once(' ')
+                && let Some((start, _)) = range.split_once('-')
+                && let Ok(start) = usize::from_str_radix(start, 16)
+            {
+                ours = rings.iter().any(|ring| ring.contains(&start));
+            } else if let Some(rest) = line.strip_prefix("Rss:").filter(|_| ours) {
+                let kib: usize = rest.trim().trim_end_matches(" kB").parse().unwrap();
+                sum += kib * 1024;
+            }
+        }
+        sum
+    }
+
+    fn addresses(lent: &mut Lent<Two>) -> Range<usize> {
+        let base = lent.with(|slices| slices.0.as_ptr() as usize);
+        base..base + ALIAS_BYTES
+    }
+
+    /// Moves so many bytes both ways, in frames of 8960, as smoltcp does.
+    fn moves(lent: &mut Lent<Two>, bytes: usize) {
+        let mut done = 0;
+        while done < bytes {
+            let len = 8960.min(bytes - done);
+            lent.receives(0, len);
+            lent.sends(len);
+            let at = lent.borrowed.received;
+            lent.with(|slices| {
+                for offset in 0..len {
+                    let at = (at + offset) % RING_BYTES;
+                    slices.0[at] = 1;
+                    assert_eq!(slices.1[at], 0);
+                }
+            });
+            lent.received(len);
+            done += len;
+        }
+    }
+
     #[test]
     fn four_thousand_connections_cost_address_space_and_no_memory() {
         const CONNECTIONS: usize = 4000;
@@ -370,17 +597,72 @@ mod tests {
         // (What else grows meanwhile is of other tests.)
         let before = status("VmPTE:");
         let mut all: Vec<_> = (0..CONNECTIONS).map(|_| lend(&alias)).collect();
-        for lent in &mut all {
-            // As far as an idle connection has come: a few bytes at the start of each.
-            lent.with(|slices| (slices.0[0], slices.1[0]) = (1, 1));
-        }
+        let rings: Vec<_> = all.iter_mut().map(addresses).collect();
+        // As far as an idle connection has come.
+        all.iter_mut().for_each(|lent| moves(lent, 500));
         let grown = status("VmPTE:").saturating_sub(before);
         eprintln!("{} bytes for each of {CONNECTIONS}", grown / CONNECTIONS);
         assert_eq!(alias.mappings(), CONNECTIONS);
         // A page table of 4 KiB maps 2 MiB: one or two of them each, as they come to lie.
         assert!(grown / CONNECTIONS <= 9 * 1024, "{grown} bytes");
+        // The pages of the last ones are entered.
+        assert!(resident(&rings) <= STEPS_MAX * 4096);
         drop(all);
         assert_eq!(alias.home.free.len(), CONNECTIONS);
+    }
+
+    #[test]
+    fn what_busy_connections_have_in_memory_is_bounded_and_kept_while_it_fits() {
+        let alias = Alias::new(Pages::Normal).unwrap();
+        let mut few: Vec<_> = (0..4).map(|_| lend(&alias)).collect();
+        let rings: Vec<_> = few.iter_mut().map(addresses).collect();
+        for lent in &mut few {
+            moves(lent, 500_000);
+            moves(lent, 3 * RING_BYTES);
+        }
+        assert_eq!(alias.home.entered.len(), 4 * STEPS);
+        assert_eq!(resident(&rings), 4 * RING_STRIDE);
+        // Nothing is entered again.
+        few.iter_mut().for_each(|lent| moves(lent, RING_BYTES));
+        assert_eq!(alias.home.entered.len(), 4 * STEPS);
+        let mut many: Vec<_> = (0..100).map(|_| lend(&alias)).collect();
+        let rings: Vec<_> = many.iter_mut().chain(&mut few).map(addresses).collect();
+        for turn in 0..3 {
+            for lent in many.iter_mut().chain(&mut few) {
+                moves(lent, 700_000);
+            }
+            let bytes = resident(&rings);
+            eprintln!("{} KiB of 104 connections in turn {turn}", bytes / 1024);
+            assert!(bytes <= STEPS_MAX * STEP_BYTES, "{bytes} bytes");
+            assert_eq!(alias.home.entered.len(), STEPS_MAX);
+        }
+        // Given back, they count on.
+        drop((few, many));
+        assert!(resident(&rings) <= STEPS_MAX * STEP_BYTES);
+        assert_eq!(alias.home.free.len(), 104);
+    }
+
+    #[test]
+    fn each_step_that_is_touched_is_entered_once() {
+        let alias = Alias::new(Pages::Normal).unwrap();
+        let mut lent = lend(&alias);
+        let entered = |lent: &Lent<Two>| lent.borrowed.mapping().received.load(Ordering::Relaxed);
+        lent.receives(0, 1);
+        assert_eq!(entered(&lent), 1);
+        lent.receives(STEP_BYTES - 1, 2);
+        assert_eq!(entered(&lent), 0b11);
+        lent.received(RING_BYTES - 10);
+        // Over the end, which is a byte before the last step's.
+        lent.receives(0, 20);
+        assert_eq!(entered(&lent), 1 << 15 | 0b11);
+        lent.receives(10 + 2 * STEP_BYTES, 1);
+        assert_eq!(entered(&lent), 1 << 15 | 0b111);
+        lent.receives(0, usize::MAX);
+        assert_eq!(entered(&lent), 0xFFFF);
+        lent.receives(usize::MAX, 5);
+        lent.received(usize::MAX);
+        assert_eq!(alias.home.entered.len(), STEPS);
+        assert_eq!(lent.borrowed.received, RING_BYTES - 10);
     }
 
     #[test]

@@ -222,8 +222,12 @@ impl Flow {
                 return true;
             }
         }
-        let before = self.body.seen.state;
+        let (before, next) = (self.body.seen.state, self.body.data_next());
+        let ahead = segment.data_seq().count_since(next);
+        self.body.sockets.receives(widened(ahead), adjusted.len);
         self.ingress(now, core, len);
+        let came = self.body.data_next().count_since(next);
+        self.body.sockets.received(widened(came));
         if self.body.lost.is_some() {
             return true;
         }
@@ -313,8 +317,7 @@ impl Flow {
     /// The connection as the guard has to know it.
     fn view(&self) -> View {
         let Body { seen, line, .. } = &self.body;
-        let readable = u32::try_from(seen.readable).unwrap_or(u32::MAX);
-        let data = Seq(self.body.held.next()).plus(readable);
+        let data = self.body.data_next();
         let free = u32::try_from(RING_BYTES - seen.readable).unwrap_or(0);
         let rcv_nxt = data.plus(u32::from(seen.is_ended()));
         View {
@@ -503,6 +506,7 @@ impl Flow {
             return Ok(Moved::WouldBlock);
         }
         let mut left = taken;
+        self.body.sockets.sends(taken);
         let called = self.body.with_socket(|socket| {
             while left != 0 {
                 let put = socket.send(|bytes| (left.min(bytes.len()), left.min(bytes.len())));
@@ -682,10 +686,20 @@ impl Body {
         clock(self.epoch, now).wrapping_add(self.ticks)
     }
 
+    /// The number of the next byte that is to come in order.
+    fn data_next(&self) -> Seq {
+        let readable = u32::try_from(self.seen.readable).unwrap_or(u32::MAX);
+        Seq(self.held.next()).plus(readable)
+    }
+
     /// The time on the flow's own clock.
     fn time(&self, now: Instant) -> smoltcp::time::Instant {
         FlowClock::new(self.epoch).at(now)
     }
+}
+
+fn widened(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
 }
 
 fn allowed_mtu(key: &FlowKey, mtu: u16) -> u16 {
