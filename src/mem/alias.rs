@@ -18,12 +18,14 @@
 //!   nothing has a page or two, busy ones have what they walk, and all of one `Alias` never more
 //!   than `STEPS_MAX` × `STEP_BYTES` = 64 MiB: beyond 64 connections that walk their rings at
 //!   once, each step of theirs costs two calls of the kernel.
-//! - Where there is a huge page, both rings are that, without any of this: the kernel neither
-//!   counts it as resident nor needs page tables for it.
+//! - Where there is a huge page, it is all receive rings, without any of this: the kernel neither
+//!   counts it as resident nor needs page tables for it. (Not the transmit rings, too: a read of
+//!   8,960 bytes takes 56 ns from the page of zeroes and 158 ns from a megabyte.)
 //!
 //! What is built on the rings stays with them in a [`Lent`]: it is reached only inside a closure,
 //! and is gone before its mapping is anybody else's.
 
+use std::ffi::c_void;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
@@ -44,10 +46,8 @@ use super::Pages;
 /// Bytes of one ring: one less than a power of two. The window of a TCP connection with a ring of
 /// exactly 2^k bytes is not expressible with its scale factor, and smoltcp 0.14 gets that wrong.
 pub const RING_BYTES: usize = RING_STRIDE - 1;
-/// Bytes of a mapping: a receive ring and a transmit ring.
-pub const ALIAS_BYTES: usize = 2 * RING_STRIDE;
-/// Mappings of all `Alias`es of the process at a time. The kernel's own limit for a process is
-/// 65,530 of all kinds (vm.max_map_count); a mapping here is two of them.
+/// Pairs of rings of all `Alias`es of the process at a time. The kernel's own limit for a process
+/// is 65,530 mappings of all kinds (vm.max_map_count); a pair is two of them.
 pub const MAPPINGS_MAX: usize = 30_000;
 /// Steps of receive rings whose pages are entered, of one `Alias`.
 pub const STEPS_MAX: usize = 1024;
@@ -56,6 +56,7 @@ pub const STEP_BYTES: usize = 1 << 16;
 
 const STEPS: usize = RING_STRIDE / STEP_BYTES;
 const RING_STRIDE: usize = 1 << 20;
+const HUGE_BYTES: usize = 2 << 20;
 /// Mappings kept for the next connections; what comes back beyond them is unmapped.
 const FREE_MAX: usize = 8192;
 
@@ -65,7 +66,7 @@ static MAPPED: AtomicUsize = AtomicUsize::new(0);
 /// Why there is no mapping. The text names the remedy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AliasError {
-    #[error("cannot make a memory file of {ALIAS_BYTES} bytes: {0}")]
+    #[error("cannot make a memory file for the rings of connections: {0}")]
     File(Errno),
     #[error("{MAPPINGS_MAX} connections of this process have rings already")]
     TooMany,
@@ -132,18 +133,18 @@ impl Alias {
             received: 0,
             sent: 0,
         };
-        let receive = borrowed.base().as_ptr();
-        // SAFETY: the second half of the mapping begins RING_STRIDE bytes from its start.
-        let transmit = unsafe { receive.add(RING_STRIDE) };
-        // SAFETY: the first RING_BYTES bytes of a mapping of ALIAS_BYTES, readable and writable and
-        // initialised (a file of zeroes, or fresh memory), which is this `Lent`'s alone until it
-        // drops what was made of it; `make` cannot keep the slice elsewhere, as it must work for
-        // any lifetime. Other mappings, at other addresses, show the same memory: as far as this
+        let mapping = borrowed.mapping();
+        let receive = mapping.receive.base.as_ptr();
+        let transmit = mapping.transmit.base.as_ptr();
+        // SAFETY: the first RING_BYTES bytes of an area of at least that many, readable and
+        // writable and initialised (a file of zeroes, or fresh memory), which is this `Lent`'s
+        // alone until it drops what was made of it; `make` cannot keep the slice elsewhere, as it
+        // must work for any lifetime. Other mappings, at other addresses, show the same memory: as far as this
         // program can tell its bytes change by themselves. Nothing is concluded from them. They are
         // plain bytes, each value of which is valid; the one user (smoltcp's rings) copies them in
         // and out and never looks at them, and what it copies out is replaced before it is sent.
         let receive = unsafe { slice::from_raw_parts_mut(receive, RING_BYTES) };
-        // SAFETY: as above, for the second half, which has no byte in common with the first.
+        // SAFETY: as above; the two areas have no byte in common.
         let transmit = unsafe { slice::from_raw_parts_mut(transmit, RING_BYTES) };
         Ok(Lent {
             value: ManuallyDrop::new(make(receive, transmit)),
@@ -158,11 +159,11 @@ impl Alias {
     }
 }
 
-/// What rings are mapped from.
+/// What receive rings are mapped from.
 #[derive(Debug)]
 struct RingFile {
     fd: OwnedFd,
-    /// Of one huge page, for both rings; otherwise for receive rings only.
+    /// Of one huge page.
     is_huge: bool,
 }
 
@@ -170,7 +171,7 @@ impl RingFile {
     fn huge() -> Result<Self, Errno> {
         let huge = MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
         Ok(Self {
-            fd: file(huge, ALIAS_BYTES)?,
+            fd: file(huge, HUGE_BYTES)?,
             is_huge: true,
         })
     }
@@ -220,7 +221,10 @@ impl Home {
         let oldest = self.entered.force_push(Entered { mapping, step });
         if let Some(Entered { mapping, step }) = oldest {
             mapping.received.fetch_and(!(1 << step), Ordering::Relaxed);
-            mapping.advise(step * STEP_BYTES, Advice::LinuxDontNeed);
+            let at = step * STEP_BYTES;
+            mapping
+                .receive
+                .advise(at, STEP_BYTES, Advice::LinuxDontNeed);
         }
     }
 }
@@ -245,10 +249,6 @@ struct Entered {
 }
 
 impl Borrowed {
-    fn base(&self) -> NonNull<u8> {
-        self.mapping().base
-    }
-
     fn mapping(&self) -> &Arc<Mapping> {
         let mapping = self.mapping.as_ref();
         mapping.expect("it is there until the drop")
@@ -273,7 +273,10 @@ impl Borrowed {
                 self.home.enter(mapping, step);
                 if step != 0 {
                     // One that has come no further than the first may stay there.
-                    mapping.advise(step * STEP_BYTES, Advice::LinuxPopulateWrite);
+                    let at = step * STEP_BYTES;
+                    mapping
+                        .receive
+                        .advise(at, STEP_BYTES, Advice::LinuxPopulateWrite);
                 }
             }
         }
@@ -289,9 +292,11 @@ impl Borrowed {
         let mapping = self.mapping();
         for step in before / STEP_BYTES + 1..=(self.sent / STEP_BYTES).min(STEPS - 1) {
             let bit = 1 << step;
-            if !mapping.is_huge && mapping.sent.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
-                let at = RING_STRIDE + step * STEP_BYTES;
-                mapping.advise(at, Advice::LinuxPopulateRead);
+            if mapping.sent.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+                let at = step * STEP_BYTES;
+                mapping
+                    .transmit
+                    .advise(at, STEP_BYTES, Advice::LinuxPopulateRead);
             }
         }
     }
@@ -305,10 +310,12 @@ impl Drop for Borrowed {
     }
 }
 
-/// Addresses for a receive ring and a transmit ring behind it.
+/// Addresses for a receive ring and a transmit ring.
 #[derive(Debug)]
 struct Mapping {
-    base: NonNull<u8>,
+    receive: Area,
+    transmit: Area,
+    /// The receive ring is a huge page.
     is_huge: bool,
     /// Steps of the receive ring that are entered: a bit for each.
     received: AtomicU32,
@@ -327,75 +334,92 @@ impl Drop for Counted {
     }
 }
 
-// SAFETY: a mapping is an address range of the process, tied to no thread; this type reads and
-// writes nothing through it.
-unsafe impl Send for Mapping {}
-// SAFETY: as above; its other fields are atomic, or never change.
-unsafe impl Sync for Mapping {}
-
 impl Mapping {
     fn new(file: &RingFile, counted: Counted) -> Result<Self, Errno> {
-        let (access, shared) = (
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::SHARED | MapFlags::NORESERVE,
-        );
-        let fresh = ptr::null_mut();
-        let mapped = if file.is_huge {
-            // SAFETY: a fresh mapping at an address of the kernel's choice replaces nothing; the
-            // file is as long as the mapping and is never shortened, since nobody else has it.
-            unsafe { mmap(fresh, ALIAS_BYTES, access, shared, &file.fd, 0) }?
-        } else {
-            let private = MapFlags::PRIVATE | MapFlags::NORESERVE;
-            // SAFETY: a fresh mapping at an address of the kernel's choice replaces nothing.
-            unsafe { mmap_anonymous(fresh, ALIAS_BYTES, access, private) }?
-        };
-        let base = NonNull::new(mapped.cast::<u8>())
-            .expect("mmap without MAP_FIXED never returns address 0");
-        // From here on its drop unmaps it.
         let mapping = Self {
-            base,
+            receive: Area::of_file(file)?,
+            transmit: Area::of_zeroes()?,
             is_huge: file.is_huge,
             received: AtomicU32::new(0),
             sent: AtomicU32::new(0),
             _counted: counted,
         };
-        if !file.is_huge {
-            let fixed = shared | MapFlags::FIXED;
-            // SAFETY: replaces the first half of the mapping just made, which nobody has yet; the
-            // file is as long as that and is never shortened, since nobody else has it.
-            unsafe { mmap(mapped, RING_STRIDE, access, fixed, &file.fd, 0) }?;
-            // A huge page of zeroes would not stay in the nearest cache.
-            mapping.advise_all(Advice::LinuxNoHugepage);
+        for area in [&mapping.receive, &mapping.transmit] {
+            area.advise(0, area.bytes, Advice::LinuxDontDump);
         }
-        mapping.advise_all(Advice::LinuxDontDump);
         Ok(mapping)
-    }
-
-    /// Advises of the step that begins at `offset`.
-    fn advise(&self, offset: usize, advice: Advice) {
-        debug_assert!(offset + STEP_BYTES <= ALIAS_BYTES, "within the mapping");
-        // SAFETY: the offset of a step is within the mapping.
-        let at = unsafe { self.base.as_ptr().add(offset) };
-        // SAFETY: a whole step of the mapping, which is there as long as `self`. What is entered or
-        // taken out keeps its bytes: a step is taken out of receive rings only, which are a file's.
-        // It is a hint: where the kernel does not follow it, pages are entered as they are touched,
-        // and stay.
-        let _ = unsafe { madvise(at.cast(), STEP_BYTES, advice) };
-    }
-
-    fn advise_all(&self, advice: Advice) {
-        // SAFETY: exactly the mapping; the advice does not change what it contains, and is a hint:
-        // a kernel without it loses nothing.
-        let _ = unsafe { madvise(self.base.as_ptr().cast(), ALIAS_BYTES, advice) };
     }
 }
 
-impl Drop for Mapping {
+/// A mapping of the kernel's.
+#[derive(Debug)]
+struct Area {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: a mapping is an address range of the process, tied to no thread; this type reads and
+// writes nothing through it.
+unsafe impl Send for Area {}
+// SAFETY: as above; its fields never change.
+unsafe impl Sync for Area {}
+
+impl Area {
+    fn of_file(file: &RingFile) -> Result<Self, Errno> {
+        let bytes = if file.is_huge {
+            HUGE_BYTES
+        } else {
+            RING_STRIDE
+        };
+        let kind = MapFlags::SHARED | MapFlags::NORESERVE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice replaces nothing; the file
+        // is as long as the mapping and is never shortened, since nobody else has it.
+        let mapped = unsafe { mmap(ptr::null_mut(), bytes, access(), kind, &file.fd, 0) }?;
+        Ok(Self::new(mapped, bytes))
+    }
+
+    fn of_zeroes() -> Result<Self, Errno> {
+        let kind = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice replaces nothing.
+        let mapped = unsafe { mmap_anonymous(ptr::null_mut(), RING_STRIDE, access(), kind) }?;
+        let area = Self::new(mapped, RING_STRIDE);
+        // A huge page of zeroes would not stay in the nearest cache.
+        area.advise(0, area.bytes, Advice::LinuxNoHugepage);
+        Ok(area)
+    }
+
+    /// Owns a mapping just made.
+    fn new(mapped: *mut c_void, bytes: usize) -> Self {
+        let base = NonNull::new(mapped.cast::<u8>());
+        Self {
+            base: base.expect("mmap without MAP_FIXED never returns address 0"),
+            bytes,
+        }
+    }
+
+    /// Advises of `bytes` bytes from `offset` on, whole pages.
+    fn advise(&self, offset: usize, bytes: usize, advice: Advice) {
+        debug_assert!(offset + bytes <= self.bytes, "within the mapping");
+        // SAFETY: the offset is within the mapping.
+        let at = unsafe { self.base.as_ptr().add(offset) };
+        // SAFETY: a part of the mapping, which is there as long as `self`. What is entered or taken
+        // out keeps its bytes: a step is taken out of receive rings only, which are a file's. It is
+        // a hint: where the kernel does not follow it, pages are entered as they are touched, and
+        // stay.
+        let _ = unsafe { madvise(at.cast(), bytes, advice) };
+    }
+}
+
+impl Drop for Area {
     fn drop(&mut self) {
-        // SAFETY: the mapping that `new` made; whatever borrowed it is gone (see `Lent`).
-        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), ALIAS_BYTES) };
+        // SAFETY: a mapping made by this type; whatever borrowed it is gone (see `Lent`).
+        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
         debug_assert!(unmapped.is_ok(), "munmap of our own mapping: {unmapped:?}");
     }
+}
+
+fn access() -> ProtFlags {
+    ProtFlags::READ | ProtFlags::WRITE
 }
 
 /// Names a type that borrows rings, whatever the lifetime.
@@ -565,9 +589,13 @@ mod tests {
         sum
     }
 
-    fn addresses(lent: &mut Lent<Two>) -> Range<usize> {
-        let base = lent.with(|slices| slices.0.as_ptr() as usize);
-        base..base + ALIAS_BYTES
+    fn addresses(lent: &mut Lent<Two>) -> [Range<usize>; 2] {
+        lent.with(|slices| {
+            [slices.0.as_ptr(), slices.1.as_ptr()].map(|base| {
+                let base = base as usize;
+                base..base + RING_STRIDE
+            })
+        })
     }
 
     /// Moves so many bytes both ways, in frames of 8960, as smoltcp does.
@@ -597,7 +625,7 @@ mod tests {
         // (What else grows meanwhile is of other tests.)
         let before = status("VmPTE:");
         let mut all: Vec<_> = (0..CONNECTIONS).map(|_| lend(&alias)).collect();
-        let rings: Vec<_> = all.iter_mut().map(addresses).collect();
+        let rings: Vec<_> = all.iter_mut().flat_map(addresses).collect();
         // As far as an idle connection has come.
         all.iter_mut().for_each(|lent| moves(lent, 500));
         let grown = status("VmPTE:").saturating_sub(before);
@@ -615,7 +643,7 @@ mod tests {
     fn what_busy_connections_have_in_memory_is_bounded_and_kept_while_it_fits() {
         let alias = Alias::new(Pages::Normal).unwrap();
         let mut few: Vec<_> = (0..4).map(|_| lend(&alias)).collect();
-        let rings: Vec<_> = few.iter_mut().map(addresses).collect();
+        let rings: Vec<_> = few.iter_mut().flat_map(addresses).collect();
         for lent in &mut few {
             moves(lent, 500_000);
             moves(lent, 3 * RING_BYTES);
@@ -626,7 +654,11 @@ mod tests {
         few.iter_mut().for_each(|lent| moves(lent, RING_BYTES));
         assert_eq!(alias.home.entered.len(), 4 * STEPS);
         let mut many: Vec<_> = (0..100).map(|_| lend(&alias)).collect();
-        let rings: Vec<_> = many.iter_mut().chain(&mut few).map(addresses).collect();
+        let rings: Vec<_> = many
+            .iter_mut()
+            .chain(&mut few)
+            .flat_map(addresses)
+            .collect();
         for turn in 0..3 {
             for lent in many.iter_mut().chain(&mut few) {
                 moves(lent, 700_000);
