@@ -110,7 +110,7 @@ impl Wheel {
             let Some(at) = first.filter(|&at| at <= now) else {
                 self.cursor = self.cursor.max(now);
                 // An empty wheel is looked at once a lap, so that the cursor stays within reach.
-                let soonest = first.unwrap_or(now.saturating_add(SLOTS as u64));
+                let soonest = first.unwrap_or_else(|| now.saturating_add(SLOTS as u64));
                 if let Some(soonest) = self.time_of(soonest) {
                     self.soonest = soonest;
                 }
