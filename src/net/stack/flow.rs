@@ -222,12 +222,8 @@ impl Flow {
                 return true;
             }
         }
-        let (before, next) = (self.body.seen.state, self.body.data_next());
-        let ahead = segment.data_seq().count_since(next);
-        self.body.sockets.receives(widened(ahead), adjusted.len);
-        self.ingress(now, core, len);
-        let came = self.body.data_next().count_since(next);
-        self.body.sockets.received(widened(came));
+        let before = self.body.seen.state;
+        self.let_in(now, segment.data_seq(), adjusted.len, core, len);
         if self.body.lost.is_some() {
             return true;
         }
@@ -239,6 +235,24 @@ impl Flow {
         }
         self.duplicate(now, duplicates, core);
         true
+    }
+
+    /// Gives smoltcp the packet of `len` bytes in the scratch, of them `bytes` from `seq` on that it
+    /// puts into its ring.
+    fn let_in<P: Port>(
+        &mut self,
+        now: Instant,
+        seq: Seq,
+        bytes: usize,
+        core: &mut Core<P>,
+        len: usize,
+    ) {
+        let next = self.body.data_next();
+        let ahead = seq.count_since(next);
+        self.body.sockets.receives(widened(ahead), bytes);
+        self.ingress(now, core, len);
+        let came = self.body.data_next().count_since(next);
+        self.body.sockets.received(widened(came));
     }
 
     /// The peer owes nothing where everything is acknowledged.
