@@ -139,10 +139,11 @@ impl Alias {
         // SAFETY: the first RING_BYTES bytes of an area of at least that many, readable and
         // writable and initialised (a file of zeroes, or fresh memory), which is this `Lent`'s
         // alone until it drops what was made of it; `make` cannot keep the slice elsewhere, as it
-        // must work for any lifetime. Other mappings, at other addresses, show the same memory: as far as this
-        // program can tell its bytes change by themselves. Nothing is concluded from them. They are
-        // plain bytes, each value of which is valid; the one user (smoltcp's rings) copies them in
-        // and out and never looks at them, and what it copies out is replaced before it is sent.
+        // must work for any lifetime. Other mappings, at other addresses, show the same memory: as
+        // far as this program can tell its bytes change by themselves. Nothing is concluded from
+        // them. They are plain bytes, each value of which is valid; the one user (smoltcp's rings)
+        // copies them in and out and never looks at them, and what it copies out is replaced before
+        // it is sent.
         let receive = unsafe { slice::from_raw_parts_mut(receive, RING_BYTES) };
         // SAFETY: as above; the two areas have no byte in common.
         let transmit = unsafe { slice::from_raw_parts_mut(transmit, RING_BYTES) };

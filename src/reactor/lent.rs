@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::clock::Calendar;
 use crate::backend::Request;
 use crate::iscsi::node::Nodes;
 use crate::iscsi::session::{Effect, Env, Guards};
@@ -26,6 +27,27 @@ pub(super) struct Lent {
 }
 
 impl Lent {
+    pub(super) fn new(
+        (now, calendar): (Instant, &Calendar),
+        pool: Pool,
+        units: Vec<LogicalUnit>,
+        nodes: Arc<Nodes>,
+        guards: Arc<Guards>,
+    ) -> Self {
+        Self {
+            now,
+            unix_ms: calendar.unix_ms(now),
+            pool,
+            floor: 0,
+            units,
+            nodes,
+            guards,
+            requests: Vec::with_capacity(256),
+            effects: Vec::new(),
+            data_in: ParameterData::new(),
+        }
+    }
+
     pub(super) fn env(&mut self) -> Env<'_> {
         Env {
             now: self.now,

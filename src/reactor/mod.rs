@@ -44,7 +44,7 @@ use crate::iscsi::node::Nodes;
 use crate::iscsi::session::{self, Effect, Guard, Guards, SessionIndex, Timeouts};
 use crate::mem::{DmaBuf, Pages, Pool};
 use crate::net::{Poller, Ready, Stream};
-use crate::scsi::{LogicalUnit, NotReadyReason, ParameterData, ReadyState};
+use crate::scsi::{LogicalUnit, NotReadyReason, ReadyState};
 use barrier::Barrier;
 use connections::Connection;
 
@@ -237,7 +237,7 @@ impl Reactor {
         let (now, calendar) = (clock::now(), clock::Calendar::read());
         let flows = Flows::new(plan.ports, plan.frames, (&pool, plan.pages), now)?;
         let poller = poller(&plan.inbox, &backends, &flows).map_err(|e| format!("epoll: {e}"))?;
-        let reactor = Self {
+        Ok(Self {
             core: plan.core,
             polling: plan.polling,
             next_tick: now + TICK,
@@ -284,20 +284,9 @@ impl Reactor {
             ended: false,
             handoffs: Vec::new(),
             flows,
-            lent: Lent {
-                now,
-                unix_ms: calendar.unix_ms(now),
-                pool,
-                floor: 0,
-                units,
-                nodes: plan.nodes,
-                guards: plan.guards,
-                requests: Vec::with_capacity(256),
-                effects: Vec::new(),
-                data_in: ParameterData::new(),
-            },
-        };
-        Ok(reactor.begin(troubles))
+            lent: Lent::new((now, &calendar), pool, units, plan.nodes, plan.guards),
+        }
+        .begin(troubles))
     }
 
     /// Tells what could not be attached, and goes on with what the last end interrupted.

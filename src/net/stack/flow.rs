@@ -237,8 +237,8 @@ impl Flow {
         true
     }
 
-    /// Gives smoltcp the packet of `len` bytes in the scratch, of them `bytes` from `seq` on that it
-    /// puts into its ring.
+    /// Gives smoltcp the packet of `len` bytes in the scratch, of them `bytes` from `seq` on that
+    /// it puts into its ring.
     fn let_in<P: Port>(
         &mut self,
         now: Instant,
