@@ -32,6 +32,9 @@ pub const CLOCK_SCALE: u32 = 5;
 pub const DUPLICATES: u8 = 3;
 /// An unanswered flight is not asked after before this.
 pub const PROBE_MIN: Duration = Duration::from_millis(20);
+/// Who asks later than so much after the time has come has stood still: what it sent may not have
+/// left before, or the answer waits to be received.
+const STOOD_STILL: Duration = Duration::from_millis(5);
 /// What a peer may take longer where a single segment is under way, which it need not answer at
 /// once (RFC 9293 §3.8.6.3 allows it more; few take it).
 const ANSWER_DELAY: Duration = Duration::from_millis(50);
@@ -125,6 +128,8 @@ pub struct Recovery {
     probe_at: Option<Instant>,
     /// How often the flight was asked after since something was answered.
     probes: u8,
+    /// Once since then the flight was given more time, for having stood still.
+    is_excused: bool,
     /// The longest segment so far, in bytes.
     segment: u32,
     /// For how many quarters of a round trip duplicates are held back.
@@ -162,6 +167,7 @@ impl Recovery {
             round_trip: None,
             probe_at: None,
             probes: 0,
+            is_excused: false,
             segment: 0,
             patience: 0,
             repairs: 0,
@@ -328,6 +334,7 @@ impl Recovery {
         self.owes = false;
         self.probe_at = None;
         self.probes = 0;
+        self.is_excused = false;
         self.held_until = None;
         self.measure(now);
         if self.was_early(now) && matches!(self.phase, Phase::Repairing { .. }) {
@@ -400,13 +407,18 @@ impl Recovery {
         if !is_held && !is_due(self.probe_at) {
             return 0;
         }
-        self.probe_at = None;
+        let due = self.probe_at.take().unwrap_or(now);
+        let late = now.saturating_duration_since(due);
         self.held_until = None;
         if self.una == self.max || self.window == 0 {
             return 0;
         }
         if is_held {
             self.repaired = Some(now);
+        } else if late > STOOD_STILL && !self.is_excused {
+            self.is_excused = true;
+            self.probe_at = Some(now + PROBE_MIN);
+            return 0;
         } else {
             self.probes += 1;
         }

@@ -179,6 +179,23 @@ fn an_unanswered_flight_is_asked_after_a_few_times() {
 }
 
 #[test]
+fn a_core_that_stood_still_gives_the_flight_more_time_once() {
+    let mut bench = Bench::new(true);
+    let due = bench.recovery.deadline().unwrap();
+    let late = due + STOOD_STILL + MS;
+    assert_eq!(bench.recovery.expired(late), 0);
+    assert_eq!(bench.recovery.deadline(), Some(late + PROBE_MIN));
+    // However late it looks again.
+    assert_eq!(bench.recovery.expired(late + PROBE_MIN * 10), DUPLICATES);
+    // What is answered begins anew.
+    bench.now = late + PROBE_MIN * 10;
+    bench.sent(1000);
+    bench.acknowledged(heard(1100, false));
+    let due = bench.recovery.deadline().unwrap();
+    assert_eq!(bench.recovery.expired(due + STOOD_STILL + MS), 0);
+}
+
+#[test]
 fn a_small_flight_needs_fewer_duplicates() {
     for (acknowledged, needed) in [(1600, 3), (1700, 2), (1800, 1), (1900, 1)] {
         let mut bench = Bench::new(true);
