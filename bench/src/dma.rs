@@ -4,9 +4,13 @@
 //! The near end takes a frame to be sent as a descriptor (headers copied, payload lent), and hands
 //! out received frames that are in memory already. The far end builds both. So the time spent in
 //! calls of the near end is what a core pays for a real device's frames, without its PCI accesses.
+//!
+//! A stack that writes whole packets into memory of the device ([`Near::room`]) is not copied from
+//! either.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
@@ -14,12 +18,17 @@ use iiblockdaemon::mem::Loan;
 use iiblockdaemon::port::buffers::Buffers;
 use iiblockdaemon::port::offload::Wire;
 use iiblockdaemon::port::{
-    BURST, Burst, Capabilities, Checksum, Counters, Frame, Full, Link, Offload, Outgoing, Piece,
-    Port,
+    BURST, Burst, Capabilities, Checksum, Counters, Frame, Full, HEAD_BYTES_MAX, Link, Offload,
+    Outgoing, Piece, Port,
 };
 
 /// Descriptors of one ring, as large cards have them.
 const RING: usize = 4096;
+/// Bytes of a [`Room`]: the longest IP packet and what stands before it.
+pub const ROOM_BYTES: usize = 65_536 + HEAD_BYTES_MAX;
+
+/// Memory of the device for one frame to be sent.
+pub type Room = Box<[u8; ROOM_BYTES]>;
 
 /// A frame to be sent, as a card's descriptors hold it.
 #[derive(Debug)]
@@ -33,6 +42,8 @@ struct Descriptor {
 enum Part {
     Bytes(Vec<u8>),
     Loan(Loan),
+    /// A frame in the device's own memory, and where its payload lies.
+    Built(Room, Range<usize>),
 }
 
 #[derive(Debug)]
@@ -41,6 +52,8 @@ struct Cable {
     sent: VecDeque<Descriptor>,
     /// Descriptors that were fetched, to be used again.
     spare: Vec<Descriptor>,
+    /// Memory of frames that were fetched, the last one on top.
+    rooms: Vec<Room>,
     /// For the near end.
     ready: VecDeque<Frame>,
     buffers: Buffers,
@@ -86,6 +99,7 @@ pub fn pair(mtu: u16, offloads: bool) -> (Near, Far) {
     let cable = Rc::new(RefCell::new(Cable {
         sent: VecDeque::with_capacity(RING),
         spare: Vec::with_capacity(RING),
+        rooms: Vec::with_capacity(RING),
         ready: VecDeque::with_capacity(RING),
         buffers: Buffers::new(2 * RING, usize::from(mtu) + 64),
     }));
@@ -115,6 +129,54 @@ impl Near {
     pub fn lent(&self) -> u64 {
         self.lent
     }
+
+    /// There is no descriptor left.
+    pub fn is_full(&self) -> bool {
+        self.cable.borrow().sent.len() == RING
+    }
+
+    /// Memory for a frame, with stale contents.
+    pub fn room(&self) -> Room {
+        let room = self.cable.borrow_mut().rooms.pop();
+        room.unwrap_or_else(|| {
+            let memory = vec![0; ROOM_BYTES].into_boxed_slice();
+            memory.try_into().expect("just as long")
+        })
+    }
+
+    /// Sends what was written into such memory: `head` bytes of headers, `len` bytes in all.
+    ///
+    /// # Errors
+    /// As of [`Port::transmit`]; the frame is lost.
+    pub fn transmit_built(
+        &mut self,
+        room: Room,
+        (head, len): (usize, usize),
+        offload: Offload,
+    ) -> Result<(), Full> {
+        let mut cable = self.cable.borrow_mut();
+        if cable.sent.len() == RING {
+            cable.rooms.push(room);
+            return Err(Full);
+        }
+        let mut descriptor = cable.spare();
+        descriptor.head.extend_from_slice(&room[..head]);
+        descriptor.offload = offload;
+        descriptor.payload.push(Part::Built(room, head..len));
+        cable.sent.push_back(descriptor);
+        self.counters.sent += 1;
+        Ok(())
+    }
+}
+
+impl Cable {
+    fn spare(&mut self) -> Descriptor {
+        self.spare.pop().unwrap_or_else(|| Descriptor {
+            head: Vec::with_capacity(128),
+            payload: Vec::with_capacity(16),
+            offload: Offload::default(),
+        })
+    }
 }
 
 impl Port for Near {
@@ -137,11 +199,7 @@ impl Port for Near {
         if cable.sent.len() == RING {
             return Err(Full);
         }
-        let mut descriptor = cable.spare.pop().unwrap_or_else(|| Descriptor {
-            head: Vec::with_capacity(128),
-            payload: Vec::with_capacity(16),
-            offload: Offload::default(),
-        });
+        let mut descriptor = cable.spare();
         descriptor.head.extend_from_slice(frame.head);
         descriptor.offload = frame.offload;
         for piece in frame.payload {
@@ -196,6 +254,7 @@ impl Far {
             .map(|part| match part {
                 Part::Bytes(bytes) => Piece::Bytes(bytes),
                 Part::Loan(loan) => Piece::Loan(loan),
+                Part::Built(room, payload) => Piece::Bytes(&room[payload.clone()]),
             })
             .collect();
         let frame = Outgoing {
@@ -221,7 +280,11 @@ impl Far {
         self.cut = 0;
         drop(pieces);
         descriptor.head.clear();
-        descriptor.payload.clear();
+        for part in descriptor.payload.drain(..) {
+            if let Part::Built(room, _) = part {
+                cable.rooms.push(room);
+            }
+        }
         cable.spare.push(descriptor);
         true
     }

@@ -9,9 +9,11 @@
 pub mod clock;
 pub mod device;
 pub mod dma;
+pub mod ends;
 pub mod line;
 pub mod measure;
 pub mod processor;
+pub mod rings;
 pub mod server;
 pub mod session;
 mod stream;
