@@ -11,6 +11,7 @@ pub mod device;
 pub mod dma;
 pub mod ends;
 pub mod line;
+pub mod lone;
 pub mod measure;
 pub mod processor;
 pub mod rings;

@@ -149,7 +149,9 @@ fn compare(options: &Options) -> Result<(), String> {
             for (kind, name) in [(Kind::Ours, "ours"), (Kind::Rings, "rings")] {
                 if kind == Kind::Rings && flows > RINGS_MAX {
                     let mib = flows * 2;
-                    println!("| {flows} | rings | {mib} MiB of rings: not run | | | | | | |");
+                    println!(
+                        "| {flows} | rings (plain smoltcp) | not run: {mib} MiB of rings | | | | | | |"
+                    );
                     continue;
                 }
                 let mut row = Command::new(&program);
