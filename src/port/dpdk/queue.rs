@@ -33,10 +33,12 @@ use crate::port::{
     BURST, Burst, Capabilities, Checksum, Counters, Frame, Full, Link, Outgoing, Piece, Port,
 };
 
-/// Frames that the device is asked for first: a driver may set aside a buffer for each, and put
-/// those back that found no frame, which costs more than all else of an idle turn (`net_vhost`).
-/// Not fewer: vector code of some drivers takes eight at a time.
-const ASKED_FIRST: usize = 8;
+/// Frames that the device is asked for in a turn. Few: what a turn has worked on leaves at its end,
+/// so that with turns of 32 frames a peer that has 32 commands outstanding waits for the last answer
+/// with the first, and then we for it (a third of the writes a second, over one connection). And a
+/// driver may set aside a buffer for each frame that it is asked for, and put back those that found
+/// none (`net_vhost`). Not fewer: vector code of some drivers takes eight at a time.
+const TAKEN_MAX: usize = 8;
 /// Frames that wait for a flush.
 pub(super) const WAITING_MAX: usize = 128;
 /// Calls in a row in which the device takes nothing, until the first frame is dropped.
@@ -106,7 +108,7 @@ impl IdleQueue {
             lendable,
             limits,
             slab: Some(Slab::new(records)),
-            received: [sys::iibd_received::default(); BURST],
+            received: [sys::iibd_received::default(); TAKEN_MAX],
             waiting: ArrayVec::new(),
             lengths: ArrayVec::new(),
             prepared: 0,
@@ -141,7 +143,7 @@ pub struct Queue {
     limits: Limits,
     /// Absent only while it is being dropped.
     slab: Option<Box<Slab>>,
-    received: [sys::iibd_received; BURST],
+    received: [sys::iibd_received; TAKEN_MAX],
     waiting: ArrayVec<*mut sys::rte_mbuf, WAITING_MAX>,
     /// Of each that waits, in bytes.
     lengths: ArrayVec<u32, WAITING_MAX>,
@@ -340,29 +342,6 @@ impl Queue {
         }
     }
 
-    /// Asks the device for at most so many frames, of those that fit into a burst. Gives how many
-    /// it had.
-    fn receive_some(&mut self, most: usize, burst: &mut Burst) -> usize {
-        let max = u16::try_from(most).expect("at most a burst");
-        if max == 0 {
-            return 0;
-        }
-        let first = self.received.as_mut_ptr();
-        // SAFETY: the queue is set up and this thread's; there is room for so many descriptions.
-        let count = unsafe { sys::iibd_receive(self.port, self.queue, first, max) };
-        let count = usize::from(count.min(max));
-        for index in 0..count {
-            let Some(frame) = self.accept(self.received[index]) else {
-                self.counters.receive_errors += 1;
-                continue;
-            };
-            self.counters.received += 1;
-            self.counters.received_bytes += frame.len() as u64;
-            burst.push(frame);
-        }
-        count
-    }
-
     /// Whether a received frame is as the rest of the world wants it.
     fn accept(&mut self, received: sys::iibd_received) -> Option<Frame> {
         let mbuf = Mbuf::new(received)?;
@@ -391,10 +370,22 @@ impl Port for Queue {
     }
 
     fn receive(&mut self, burst: &mut Burst) {
-        let room = burst.remaining_capacity().min(BURST);
-        let first = room.min(ASKED_FIRST);
-        if self.receive_some(first, burst) == first && room > first {
-            self.receive_some(room - first, burst);
+        let room = burst.remaining_capacity().min(TAKEN_MAX);
+        let max = u16::try_from(room).expect("at most a burst");
+        if max == 0 {
+            return;
+        }
+        let first = self.received.as_mut_ptr();
+        // SAFETY: the queue is set up and this thread's; there is room for so many descriptions.
+        let count = unsafe { sys::iibd_receive(self.port, self.queue, first, max) };
+        for index in 0..usize::from(count.min(max)) {
+            let Some(frame) = self.accept(self.received[index]) else {
+                self.counters.receive_errors += 1;
+                continue;
+            };
+            self.counters.received += 1;
+            self.counters.received_bytes += frame.len() as u64;
+            burst.push(frame);
         }
     }
 
