@@ -57,8 +57,10 @@ impl Wheel {
         }
     }
 
-    /// Arms a timer, or makes it earlier. It is told at `at` or up to a slot later, and never in
-    /// the round of [`Wheel::pop`] that it is armed in.
+    /// Arms a timer, or makes it earlier. It is told at `at` or up to a slot later. A time that has
+    /// passed is taken for the first one behind the cursor, which is up to a lap behind where
+    /// nothing was due since: the next [`Wheel::pop`] tells it, and so may the one under way until
+    /// it has given `None`; after that no round with the same time tells it.
     pub(super) fn arm(&mut self, timer: u32, at: Instant) {
         let past = at.saturating_duration_since(self.start);
         let due = u64::try_from(past.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
