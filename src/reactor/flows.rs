@@ -470,11 +470,11 @@ impl Reactor {
                     self.pass_on(to, port, copy_of(&frame));
                 }
             }
-            Event::Gone(key) => {
+            Event::Gone { key, left } => {
                 let origins = &mut self.flows.stacks[at].origins;
                 if let Some(found) = origins.iter().position(|(known, _)| *known == key) {
                     let (_, from) = origins.swap_remove(found);
-                    self.cores[from].send(ToCore::FlowGone { port, key });
+                    self.cores[from].send(ToCore::FlowGone { port, key, left });
                 }
             }
             // Nothing here opens connections.
@@ -627,7 +627,8 @@ impl Reactor {
                 Some(Flow { stack: at, id, key })
             });
             let Some(flow) = attached else {
-                self.cores[from].send(ToCore::FlowGone { port, key });
+                let left = None;
+                self.cores[from].send(ToCore::FlowGone { port, key, left });
                 return self.never_arrived(self.core, &handoff);
             };
             handoff.stream = Stream::Flow(flow);

@@ -13,8 +13,8 @@ use crate::iscsi::negotiated::Negotiated;
 use crate::iscsi::session::{ResetScope, SessionIndex, TaskId};
 use crate::net::Stream;
 use crate::net::host;
-use crate::net::stack::AddressNews;
 use crate::net::stack::model::{FlowKey, Neighbour};
+use crate::net::stack::{AddressNews, TimeWait};
 use crate::pdu::LoginResponse;
 use crate::scsi::{Change, Decision, News, Nexus, NonVolatile, Outcome};
 
@@ -45,8 +45,12 @@ pub enum ToCore {
         /// The flow that it is over, if any: [`Handoff::stream`] names it where it was.
         away: Option<Box<Away>>,
     },
-    /// A flow that came from here is over: nothing comes for it any more.
-    FlowGone { port: PortIndex, key: FlowKey },
+    /// A flow that came from here is over. `left`: what is still to be answered for it, here.
+    FlowGone {
+        port: PortIndex,
+        key: FlowKey,
+        left: Option<Box<TimeWait>>,
+    },
     /// Another queue of a port has learned where a neighbour is.
     Learned {
         port: PortIndex,

@@ -428,8 +428,9 @@ impl Reactor {
                 name,
             } => self.placed(key, verdict, order, name),
             ToCore::Handoff { handoff, away } => self.arrived(handoff, away),
-            ToCore::FlowGone { port, key } => {
-                self.heard_of_port(port, |stack| stack.forget_forwarding(key));
+            ToCore::FlowGone { port, key, left } => {
+                let now = self.lent.now;
+                self.heard_of_port(port, |stack| stack.forget_forwarding(key, left, now));
             }
             ToCore::Learned { port, neighbour } => {
                 let now = self.lent.now;

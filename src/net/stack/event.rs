@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 pub use super::held::Chunk;
 use super::model::{FlowId, FlowKey, Neighbour};
+use super::waits::TimeWait;
 use crate::port::Frame;
 
 /// News for the reactor, in the order in which it happened.
@@ -34,8 +35,12 @@ pub enum Event {
     /// A message about a flow that is not here (a path's MTU): every other core of this port is
     /// to see it. Such a frame comes out of a stack only if it came in by its own port.
     Foreign(Frame),
-    /// An attached flow is over: the forwarding where it came from can go.
-    Gone(FlowKey),
+    /// An attached flow is over: the forwarding where it came from can go. `left`: what is still to
+    /// be answered for it, there.
+    Gone {
+        key: FlowKey,
+        left: Option<Box<TimeWait>>,
+    },
 }
 
 /// What became of one of our addresses.

@@ -106,12 +106,15 @@ impl<P: Port> Stack<P> {
         }
     }
 
-    /// Resets every connection that is left, and flushes the port.
+    /// Resets every connection that is left, except those whose peers have everything, and flushes
+    /// the port.
     pub fn abort_all(&mut self, now: Instant) {
         self.begin(now);
         for slot in 0..self.table.slots() {
-            if self.live_mut(slot).is_some() {
-                self.abort(self.table.id(slot));
+            match self.live_mut(slot).map(|live| live.flow.has_delivered()) {
+                Some(true) => self.remove(slot),
+                Some(false) => self.abort(self.table.id(slot)),
+                None => {}
             }
         }
         self.core.port.flush();
@@ -268,7 +271,7 @@ impl<P: Port> Stack<P> {
             Some((key, Entry::Live(live))) => {
                 self.half_open -= usize::from(matches!(live.phase, Phase::HalfOpen { .. }));
                 if live.attached {
-                    self.events.push_back(Event::Gone(key));
+                    self.events.push_back(Event::Gone { key, left: None });
                 }
             }
             Some((_, Entry::Elsewhere { .. })) => self.forwarded -= 1,

@@ -65,7 +65,7 @@ impl<P: Port> Stack<P> {
         let slot = self.table.find(&segment.key);
         let entry = slot.and_then(|slot| Some((slot, self.table.value_mut(slot)?)));
         let Some((slot, entry)) = entry else {
-            return self.flowless(now, place, segment, frame);
+            return self.flowless(now, place, segment, frame, came);
         };
         match entry {
             Entry::Live(_) => self.pass_on(now, slot, segment, frame),

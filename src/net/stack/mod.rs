@@ -71,6 +71,7 @@ use routes::{Networks, PathMtus};
 use table::Table;
 use timers::Wheel;
 use turns::Turns;
+pub use waits::TimeWait;
 use waits::{TIME_WAITS_MAX, Waits};
 use wire::Core;
 
@@ -194,9 +195,8 @@ impl<P: Port> Stack<P> {
     /// Receives at most one burst and works on it. `true`: there was any.
     pub fn receive(&mut self, now: Instant) -> bool {
         self.begin(now);
-        let Some(mut burst) = self.burst.take() else {
-            return false;
-        };
+        let burst = self.burst.take();
+        let mut burst = burst.expect("each call puts it back");
         self.core.port.receive(&mut burst);
         let any = !burst.is_empty();
         for frame in burst.drain(..) {
@@ -207,7 +207,8 @@ impl<P: Port> Stack<P> {
     }
 
     /// A frame that came by another core ([`Event::Stray`], [`Event::Foreign`]): worked on as if it
-    /// had been received here, except that it is not passed on again.
+    /// had been received here, except that it is not passed on again, and that a segment without a
+    /// flow is dropped.
     pub fn receive_frame(&mut self, now: Instant, frame: Frame) {
         self.begin(now);
         self.work_on(now, frame, Came::Elsewhere);

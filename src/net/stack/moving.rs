@@ -7,6 +7,7 @@ use super::flow;
 use super::live::{Entry, Live, Phase};
 use super::model::{FlowId, FlowKey};
 use super::routes::{Hop, next_hop};
+use super::waits::TimeWait;
 use crate::port::Port;
 
 /// A connection on its way to another core's stack.
@@ -49,8 +50,8 @@ impl<P: Port> Stack<P> {
         })
     }
 
-    /// Takes over a flow of another core. `None`: there is no room, or no network with its VLAN;
-    /// the flow is reset, and gone.
+    /// Takes over a flow of another core. `None`: there is no room, no network with its VLAN, or
+    /// another flow with its ends; the flow is reset, and gone.
     pub fn attach(&mut self, detached: Detached, now: Instant) -> Option<FlowId> {
         self.begin(now);
         let Detached {
@@ -64,6 +65,8 @@ impl<P: Port> Stack<P> {
         {
             self.remove(slot);
         }
+        // What is left of an older one with the same ends.
+        self.waits.remove(&key);
         let mut flow = flow::Flow::attach(flow, &mut self.core);
         let is_here = self.table.find(&key).is_some();
         let place = self.networks.find(key.vlan);
@@ -82,18 +85,24 @@ impl<P: Port> Stack<P> {
             wants_room,
             ..self.live(flow, Phase::Open, place, hop, now)
         };
+        // There is room, as was seen above, and no other with these ends.
         let slot = self.table.insert(key, Entry::Live(live))?;
         self.mark_dirty(slot);
         self.settle(slot);
         Some(self.table.id(slot))
     }
 
-    /// The flow that was detached with these ends is over.
-    pub fn forget_forwarding(&mut self, key: FlowKey) {
+    /// The flow that was detached with these ends is over. `left`: what its last core has told with
+    /// [`super::Event::Gone`], which is answered here from now on.
+    pub fn forget_forwarding(&mut self, key: FlowKey, left: Option<Box<TimeWait>>, now: Instant) {
+        self.begin(now);
         if let Some(slot) = self.table.find(&key)
             && let Some((_, Entry::Elsewhere { .. })) = self.table.entry(slot)
         {
             self.remove(slot);
+            if let Some(wait) = left {
+                self.keep_waiting(*wait, now);
+            }
         }
     }
 }

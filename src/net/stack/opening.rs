@@ -29,8 +29,8 @@ const PORTS_FIRST: u16 = 49152;
 const PORT_TRIES: u16 = 1024;
 
 impl<P: Port> Stack<P> {
-    /// A segment that belongs to no flow. `after`: where a flow of the same ends has just given way
-    /// to it, its numbers are behind this one.
+    /// A segment that belongs to no flow. `after`: it is a SYN that may take the place of a
+    /// connection in TIME-WAIT, which is still there; the numbers of the new one are behind this.
     pub(super) fn stranger(
         &mut self,
         now: Instant,
@@ -109,9 +109,10 @@ impl<P: Port> Stack<P> {
         Some(self.table.id(slot))
     }
 
-    /// Whether one more flow may be.
+    /// Whether one more flow may be: there are not too many, and flows of other cores have not
+    /// taken their places in the table.
     pub(super) fn has_room(&self) -> bool {
-        self.flows() < self.settings.flows_max
+        self.flows() < self.settings.flows_max && !self.table.is_full()
     }
 
     fn refuse(&mut self, now: Instant, place: usize, segment: &Segment, reason: Dropped) {
@@ -151,6 +152,11 @@ impl<P: Port> Stack<P> {
             return self.core.counters.drop(Dropped::NoRoom);
         }
         if self.half_open >= self.settings.half_open_max {
+            if after.is_some() {
+                // A cookie cannot be made behind a number. The peer tries again, and whatever has
+                // other ends, or comes when TIME-WAIT is over, gets one.
+                return self.core.counters.drop(Dropped::NoRoom);
+            }
             return self.send_cookie(now, place, segment);
         }
         let link = self.link_back(now, place, segment);

@@ -75,6 +75,11 @@ impl<T> Table<T> {
         self.len
     }
 
+    /// There is no room for another entry.
+    pub(super) fn is_full(&self) -> bool {
+        self.free == NONE
+    }
+
     /// The slot of the entry with that key.
     pub(super) fn find(&self, key: &FlowKey) -> Option<u32> {
         self.bucket_of(key, self.hash(key))

@@ -9,8 +9,11 @@
 //! Until then a SYN of the same ends begins a new connection only if it is newer than all that was
 //! heard of the old one (RFC 6191, RFC 1122 §4.2.2.13), and a reset ends nothing (RFC 1337).
 //!
+//! What is left of a flow that came from another core goes back there, where its frames come to, so
+//! that nothing is forwarded for it ([`Event::Gone`], [`Stack::forget_forwarding`]).
+//!
 //! Bounded: there are [`TIME_WAITS_MAX`], whose memory is taken at start; one more takes the place
-//! of the one that has been there for longest.
+//! of the one whose time ends first.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -19,6 +22,7 @@ use super::Stack;
 use super::counters::Dropped;
 use super::event::Event;
 use super::guard::{Guard, Stage, Verdict, View};
+use super::ingress::Came;
 use super::live::Entry;
 use super::model::{FlowId, FlowKey};
 use super::packet::emit::Bare;
@@ -30,15 +34,15 @@ use crate::port::{Frame, Port};
 /// Two segment lifetimes of 30 s each, what Linux and FreeBSD take them for. The standard's own
 /// guess, of 1981, is 2 minutes each (RFC 9293 §3.4.2).
 pub(super) const TIME_WAIT: Duration = Duration::from_secs(60);
-/// Connections in TIME-WAIT of one core, at most.
+/// Connections in TIME-WAIT of one stack, so of one port of a core, at most.
 pub(super) const TIME_WAITS_MAX: usize = 4096;
 /// The numbers of a new connection of the same ends begin so far behind those of the old one, at
 /// least (RFC 1122 §4.2.2.13 asks that they do).
 const NUMBERS_APART: u32 = 1 << 17;
 
-/// What is left of a connection.
+/// What is left of a connection in TIME-WAIT.
 #[derive(Clone, Debug)]
-pub(super) struct TimeWait {
+pub struct TimeWait {
     pub(super) key: FlowKey,
     pub(super) guard: Guard,
     /// Behind the peer's FIN: RCV.NXT.
@@ -112,11 +116,11 @@ impl TimeWait {
     }
 }
 
-/// All of one core.
+/// All of one stack.
 pub(super) struct Waits {
     table: Table<Waiting>,
-    /// In the order of their ends, except that those whose time began anew may be due later. Some
-    /// are gone.
+    /// In the order of their ends. Some are gone, and of some the time has begun anew: those are
+    /// here again, further behind.
     order: VecDeque<(Instant, FlowId)>,
     max: usize,
 }
@@ -124,15 +128,6 @@ pub(super) struct Waits {
 struct Waiting {
     wait: TimeWait,
     until: Instant,
-    /// Another core forwards its frames.
-    attached: bool,
-}
-
-/// One that is not waited for any more.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Over {
-    pub(super) key: FlowKey,
-    pub(super) attached: bool,
 }
 
 impl Waits {
@@ -154,6 +149,11 @@ impl Waits {
     }
 
     #[cfg(test)]
+    pub(super) fn order_len(&self) -> usize {
+        self.order.len()
+    }
+
+    #[cfg(test)]
     pub(super) const fn bytes_each() -> usize {
         Table::<Waiting>::bytes_each() + 2 * size_of::<(Instant, FlowId)>()
     }
@@ -163,29 +163,18 @@ impl Waits {
         self.table.find(key).is_some()
     }
 
-    /// Waits for a connection. What had to go for it; [`Waits::pop`] first lets those go whose time
-    /// is over.
-    pub(super) fn insert(&mut self, wait: TimeWait, attached: bool, now: Instant) -> Option<Over> {
-        let over = if self.table.len() >= self.max {
-            self.pop_oldest()
-        } else {
-            None
-        };
-        let until = now + TIME_WAIT;
-        let waiting = Waiting {
-            wait,
-            until,
-            attached,
-        };
-        let key = waiting.wait.key;
-        if let Some(slot) = self.table.insert(key, waiting) {
-            if self.order.len() >= Self::order_max(self.max) {
-                let table = &self.table;
-                self.order.retain(|&(_, id)| table.slot(id).is_some());
-            }
-            self.order.push_back((until, self.table.id(slot)));
+    /// Waits for a connection, in the place of an older one with the same ends, or of the one whose
+    /// time ends first if there are too many; [`Waits::pop`] first lets those go whose time is over.
+    pub(super) fn insert(&mut self, wait: TimeWait, now: Instant) {
+        let key = wait.key;
+        self.remove(&key);
+        if self.table.len() >= self.max {
+            self.pop_first();
         }
-        over
+        let until = now + TIME_WAIT;
+        if let Some(slot) = self.table.insert(key, Waiting { wait, until }) {
+            self.put_in_order(until, slot);
+        }
     }
 
     /// A segment of one. `None`: none is waited for with these ends.
@@ -193,33 +182,27 @@ impl Waits {
         let slot = self.table.find(&segment.key)?;
         let waiting = self.table.value_mut(slot)?;
         let heard = waiting.wait.hear(now, segment);
-        if let Heard::Answer { again: true, .. } = heard {
-            waiting.until = now + TIME_WAIT;
+        let until = now + TIME_WAIT;
+        if matches!(heard, Heard::Answer { again: true, .. }) && until > waiting.until {
+            waiting.until = until;
+            self.put_in_order(until, slot);
         }
         Some(heard)
     }
 
-    /// Lets one go before its time.
-    pub(super) fn remove(&mut self, key: &FlowKey) -> Option<Over> {
-        let slot = self.table.find(key)?;
-        self.take(slot)
+    /// Lets one go before its time. `false`: there is none.
+    pub(super) fn remove(&mut self, key: &FlowKey) -> bool {
+        let slot = self.table.find(key);
+        slot.and_then(|slot| self.table.remove(slot)).is_some()
     }
 
-    /// One whose time is over.
-    pub(super) fn pop(&mut self, now: Instant) -> Option<Over> {
-        while let Some(&(at, id)) = self.order.front() {
-            if at > now {
-                return None;
+    /// Lets one go whose time is over.
+    pub(super) fn pop(&mut self, now: Instant) -> Option<FlowKey> {
+        while self.deadline()? <= now {
+            let place = self.order.pop_front()?;
+            if let Some(slot) = current(&self.table, place) {
+                return self.table.remove(slot).map(|(key, _)| key);
             }
-            self.order.pop_front();
-            let Some(slot) = self.table.slot(id) else {
-                continue;
-            };
-            let until = self.table.value_mut(slot).map_or(at, |it| it.until);
-            if until <= now {
-                return self.take(slot);
-            }
-            self.order.push_back((until, id));
         }
         None
     }
@@ -229,24 +212,47 @@ impl Waits {
         self.order.front().map(|&(at, _)| at)
     }
 
-    fn pop_oldest(&mut self) -> Option<Over> {
-        while let Some((_, id)) = self.order.pop_front() {
-            if let Some(slot) = self.table.slot(id) {
-                return self.take(slot);
+    fn pop_first(&mut self) -> Option<FlowKey> {
+        while let Some(place) = self.order.pop_front() {
+            if let Some(slot) = current(&self.table, place) {
+                return self.table.remove(slot).map(|(key, _)| key);
             }
         }
         None
     }
 
-    fn take(&mut self, slot: u32) -> Option<Over> {
-        let (key, Waiting { attached, .. }) = self.table.remove(slot)?;
-        Some(Over { key, attached })
+    /// None ends later than at `until`. At least half of a list that is full is not current.
+    fn put_in_order(&mut self, until: Instant, slot: u32) {
+        if self.order.len() >= Self::order_max(self.max) {
+            let table = &self.table;
+            self.order.retain(|&place| current(table, place).is_some());
+        }
+        self.order.push_back((until, self.table.id(slot)));
     }
+}
+
+/// The slot of one that is waited for until just then.
+fn current(table: &Table<Waiting>, (at, id): (Instant, FlowId)) -> Option<u32> {
+    let slot = table.slot(id)?;
+    let (_, waiting) = table.entry(slot)?;
+    (waiting.until == at).then_some(slot)
 }
 
 impl<P: Port> Stack<P> {
     /// A segment that belongs to no flow that is there.
-    pub(super) fn flowless(&mut self, now: Instant, place: usize, segment: &Segment, frame: Frame) {
+    pub(super) fn flowless(
+        &mut self,
+        now: Instant,
+        place: usize,
+        segment: &Segment,
+        frame: Frame,
+        came: Came,
+    ) {
+        if came == Came::Elsewhere {
+            // Its flow has been here, and the core that its frames come to is about to learn that
+            // it is gone: that core answers what comes again.
+            return self.core.counters.drop(Dropped::NoFlow);
+        }
         match self.waits.hear(now, segment) {
             None => self.stranger(now, place, segment, frame, None),
             Some(Heard::Silence) => self.core.counters.drop(Dropped::Guarded),
@@ -256,16 +262,12 @@ impl<P: Port> Stack<P> {
                 self.control.bare(&answer, dest, &mut around!(self, place));
             }
             Some(Heard::Reopens { after }) => {
-                self.core.counters.time_wait_reused += 1;
-                let over = self.waits.remove(&segment.key);
-                let attached = over.is_some_and(|over| over.attached);
-                self.tell_over(over);
-                if attached {
-                    // Its frames come to another core, which forgets the old flow now and takes the
-                    // SYN when it comes again.
-                    return self.core.counters.drop(Dropped::NoFlow);
-                }
                 self.stranger(now, place, segment, frame, Some(after));
+                // A SYN that was not taken has ended nothing.
+                if self.table.find(&segment.key).is_some() {
+                    self.core.counters.time_wait_reused += 1;
+                    self.waits.remove(&segment.key);
+                }
             }
         }
     }
@@ -281,24 +283,25 @@ impl<P: Port> Stack<P> {
         let Some(wait) = live.flow.time_wait() else {
             return self.remove(slot);
         };
-        // Its frames still come from there.
-        let attached = std::mem::take(&mut live.attached);
+        let is_attached = std::mem::take(&mut live.attached);
         self.remove(slot);
+        if is_attached {
+            self.events.push_back(Event::Gone {
+                key: wait.key,
+                left: Some(Box::new(wait)),
+            });
+        } else {
+            self.keep_waiting(wait, now);
+        }
+    }
+
+    pub(super) fn keep_waiting(&mut self, wait: TimeWait, now: Instant) {
         self.end_waits(now);
-        let over = self.waits.insert(wait, attached, now);
-        self.tell_over(over);
+        self.waits.insert(wait, now);
     }
 
     /// Lets those go whose time is over.
     pub(super) fn end_waits(&mut self, now: Instant) {
-        while let Some(over) = self.waits.pop(now) {
-            self.tell_over(Some(over));
-        }
-    }
-
-    fn tell_over(&mut self, over: Option<Over>) {
-        if let Some(over) = over.filter(|over| over.attached) {
-            self.events.push_back(Event::Gone(over.key));
-        }
+        while self.waits.pop(now).is_some() {}
     }
 }

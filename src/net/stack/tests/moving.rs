@@ -92,9 +92,9 @@ impl Cores {
                 other.learn_address(news, self.now);
                 self.told[core].push(event);
             }
-            Event::Gone(key) => {
-                other.forget_forwarding(key);
-                self.told[core].push(event);
+            Event::Gone { key, left } => {
+                other.forget_forwarding(key, left, self.now);
+                self.told[core].push(Event::Gone { key, left: None });
             }
             _ => self.told[core].push(event),
         }
@@ -226,7 +226,7 @@ fn a_flow_moves_with_its_unread_bytes_and_its_frames_follow_it() {
     cores.run(Duration::from_secs(65));
     let gone = cores.told[other]
         .iter()
-        .filter(|event| matches!(event, Event::Gone(ends) if *ends == key));
+        .filter(|event| matches!(event, Event::Gone { key: ends, .. } if *ends == key));
     assert_eq!(gone.count(), 1);
     // The old core has forgotten: the same ends may come again.
     let strays = cores.strays;
@@ -254,7 +254,7 @@ fn an_aborted_flow_that_had_moved_is_told_to_be_gone() {
     );
     cores.servers[1 - core].abort(moved);
     cores.run(Duration::from_millis(20));
-    let gone = |event: &Event| matches!(event, Event::Gone(ends) if *ends == key);
+    let gone = |event: &Event| matches!(event, Event::Gone { key: ends, .. } if *ends == key);
     assert!(cores.told[1 - core].iter().any(gone));
     let lost = cores.told_client.iter();
     assert_eq!(
@@ -288,7 +288,7 @@ fn a_flow_for_which_there_is_no_room_is_reset() {
     let detached = cores.servers[core].detach(flow, other).unwrap();
     let now = cores.now;
     assert!(cores.servers[other].attach(detached, now).is_none());
-    cores.servers[core].forget_forwarding(key);
+    cores.servers[core].forget_forwarding(key, None, now);
     cores.run(Duration::from_millis(20));
     let lost = |event: &Event| matches!(event, Event::Lost(flow) if *flow == first);
     assert!(
@@ -311,7 +311,9 @@ fn a_newer_syn_of_a_moved_flow_goes_to_the_core_that_its_frames_come_to() {
     cores.run(Duration::from_millis(5));
     cores.client.finish(call);
     cores.run(Duration::from_millis(20));
-    assert_eq!(cores.servers[other].waits.len(), 1);
+    assert_eq!(cores.servers[core].waits.len(), 1);
+    assert_eq!(cores.servers[other].waits.len(), 0);
+    let strays = cores.strays;
     for told in &mut cores.told {
         told.clear();
     }
@@ -320,7 +322,8 @@ fn a_newer_syn_of_a_moved_flow_goes_to_the_core_that_its_frames_come_to() {
         .client
         .connect(key.peer, key.local, None, now)
         .unwrap();
-    cores.run(Duration::from_secs(3));
+    // At once, not when the SYN comes again.
+    cores.run(Duration::from_millis(20));
     let opened = |event: &Event| matches!(event, Event::Opened { .. });
     assert!(cores.told[core].iter().any(opened), "{:?}", cores.told);
     assert!(!cores.told[other].iter().any(opened));
@@ -328,5 +331,69 @@ fn a_newer_syn_of_a_moved_flow_goes_to_the_core_that_its_frames_come_to() {
         (cores.servers[core].flows(), cores.servers[other].flows()),
         (1, 0)
     );
-    assert_eq!(cores.servers[other].waits.len(), 0);
+    assert_eq!((cores.servers[core].waits.len(), cores.strays), (0, strays));
+}
+
+/// What is left of moved flows takes no place where new ones come in.
+#[test]
+fn flows_that_moved_and_ended_leave_room_for_others() {
+    let mut cores = Cores::of(Settings {
+        flows_max: 2,
+        ..settings()
+    });
+    for _ in 0..10 {
+        let (call, core, flow, key) = cores.connect();
+        let other = 1 - core;
+        let detached = cores.servers[core].detach(flow, other).unwrap();
+        let now = cores.now;
+        let moved = cores.servers[other].attach(detached, now).unwrap();
+        cores.servers[other].finish(moved);
+        cores.run(Duration::from_millis(5));
+        cores.client.finish(call);
+        cores.run(Duration::from_millis(20));
+        assert!(cores.servers[core].waits.has(&key));
+        assert!(!cores.servers[other].waits.has(&key));
+        for told in &mut cores.told {
+            told.clear();
+        }
+    }
+    let forwarded = cores.servers.iter().map(|server| server.forwarded);
+    assert_eq!(forwarded.sum::<usize>(), 0);
+}
+
+/// Flows that are elsewhere have the last places of the table.
+#[test]
+fn a_flow_without_a_place_in_the_table_is_reset() {
+    let mut cores = Cores::of(Settings {
+        flows_max: 1,
+        ..settings()
+    });
+    let (local, peer) = ("10.0.0.2:0", "10.0.0.1:3260");
+    let (local, peer) = (local.parse().unwrap(), peer.parse().unwrap());
+    let mut away = vec![];
+    let mut last = None;
+    for _ in 0..64 {
+        let call = cores.client.connect(local, peer, None, cores.now).unwrap();
+        cores.run(Duration::from_millis(20));
+        if let Some(Event::Opened { flow, .. }) = cores.told[0].pop() {
+            away.push(cores.servers[0].detach(flow, 1).unwrap());
+        }
+        if let Some(Event::Opened { flow, .. }) = cores.told[1].pop() {
+            last = Some((call, flow));
+        }
+        if away.len() == 2 && last.is_some() {
+            break;
+        }
+    }
+    let (call, flow) = last.expect("one came to the second queue");
+    assert_eq!(
+        (cores.servers[0].flows(), cores.servers[0].forwarded),
+        (0, 2)
+    );
+    assert!(!cores.servers[0].has_room());
+    let detached = cores.servers[1].detach(flow, 0).unwrap();
+    let now = cores.now;
+    assert!(cores.servers[0].attach(detached, now).is_none());
+    cores.run(Duration::from_millis(20));
+    assert_eq!(cores.client.take(call).unwrap_err(), Lost::Reset);
 }

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::model::{FlowId, FlowKey};
-use super::super::waits::{TIME_WAIT, TIME_WAITS_MAX, TimeWait, Waits};
-use super::super::{Event, Stack};
+use super::super::model::{FlowId, FlowKey, Settings};
+use super::super::waits::{Heard, TIME_WAIT, TIME_WAITS_MAX, TimeWait, Waits};
+use super::super::{Dropped, Event, Stack};
 use super::tape::{OURS, THEIRS, Tape, ethernet, tcp};
 use super::{MS, answers, events, ready, settings};
 use crate::net::stack::guard::{Guard, Rules};
@@ -214,27 +214,121 @@ fn there_are_no_more_than_there_may_be_and_the_oldest_go_first() {
     let mut waits = Waits::new(4);
     for number in 0..1000 {
         now += MS;
-        let over = waits.insert(wait(number, now), number % 2 == 1, now);
-        let expected = number.checked_sub(4);
-        assert_eq!(
-            over.map(|over| (over.key, over.attached)),
-            expected.map(|old| (wait(old, now).key, old % 2 == 1))
-        );
-        assert_eq!(waits.len(), usize::from(number + 1).min(4));
         // Ends that come again and again leave nothing behind.
-        if number % 3 == 0 {
-            waits.remove(&wait(number, now).key).unwrap();
-            assert!(
-                waits
-                    .insert(wait(number, now), number % 2 == 1, now)
-                    .is_none()
-            );
+        let times = if number % 3 == 0 { 3 } else { 1 };
+        for _ in 0..times {
+            waits.insert(wait(number, now), now);
         }
+        for old in 0..=number {
+            let is_there = waits.has(&wait(old, now).key);
+            assert_eq!(is_there, old + 4 > number, "{old} of {number}");
+        }
+        assert_eq!(waits.len(), usize::from(number + 1).min(4));
     }
     let end = now + TIME_WAIT;
     assert!(waits.pop(end - 4 * MS).is_none());
     let left = std::iter::from_fn(|| waits.pop(end)).count();
     assert_eq!((left, waits.len(), waits.deadline()), (4, 0, None));
+}
+
+#[test]
+fn one_whose_time_began_anew_goes_when_that_is_over_and_not_before_others() {
+    let mut now = crate::net::some_instant();
+    let start = now;
+    let mut waits = Waits::new(4);
+    for number in 1..=4 {
+        waits.insert(wait(number, now), now);
+    }
+    let from = ([10, 1, 0, 1].into(), 5000);
+    let fin = tcp(from, ([10, 0, 0, 1].into(), 3260), 0, 1, FIN | ACK, b"");
+    let fin = segment(&ethernet(OURS, THEIRS, None, 0x800, &fin));
+    // Often enough that old places in the order have to go.
+    for _ in 0..1000 {
+        now += MS;
+        let heard = waits.hear(now, &fin);
+        assert!(matches!(heard, Some(Heard::Answer { again: true, .. })));
+    }
+    assert!(waits.order_len() <= 8);
+    let renewed = now;
+    now += MS;
+    waits.insert(wait(5, now), now);
+    assert!(waits.has(&fin.key), "others have been there for longer");
+    assert!(!waits.has(&wait(2, now).key));
+    let due: Vec<_> = std::iter::from_fn(|| waits.pop(start + TIME_WAIT)).collect();
+    assert_eq!(due, [wait(3, now).key, wait(4, now).key]);
+    assert_eq!(waits.pop(renewed + TIME_WAIT), Some(fin.key));
+    assert_eq!(waits.pop(renewed + TIME_WAIT), None);
+    assert_eq!(waits.pop(now + TIME_WAIT), Some(wait(5, now).key));
+}
+
+/// One for which there is no room, and one that would get a cookie.
+#[test]
+fn a_syn_that_is_not_taken_ends_no_wait() {
+    for (flows_max, half_open_max) in [(1, 8), (64, 1)] {
+        let (mut stack, now) = ready(Settings {
+            flows_max,
+            half_open_max,
+            ..settings()
+        });
+        let peer = ended(&mut stack, now, 4000);
+        let last = Seq(peer.ack);
+        // One that never goes on.
+        let other = Peer { port: 5000, ack: 0 };
+        assert_eq!(answers(&mut stack, now, &[other.says(1, SYN)]).len(), 1);
+        let syn = peer.says(1003, SYN);
+        let sent = answers(&mut stack, now, std::slice::from_ref(&syn));
+        assert!(sent.is_empty());
+        assert_eq!(stack.counters().dropped(Dropped::NoRoom), 1);
+        assert_eq!(stack.counters().time_wait_reused, 0);
+        let fin = peer.says(1001, FIN | ACK);
+        let sent = answers(&mut stack, now, &[fin]);
+        expect_last_ack(&peer, &sent[0]);
+        // When there is room the least number is still known.
+        let reset = Peer { port: 5000, ack: 0 }.says(2, RST);
+        assert!(answers(&mut stack, now, &[reset]).is_empty());
+        assert_eq!(stack.flows(), 0);
+        let sent = answers(&mut stack, now, &[syn]);
+        let answer = segment(&sent[0]);
+        assert!(answer.is_syn() && answer.seq.is_after(last.plus(100_000)));
+        assert_eq!((stack.flows(), stack.waits.len()), (1, 0));
+    }
+}
+
+/// A flow came from another core, where its frames come to, and has gone back there.
+#[test]
+fn a_frame_that_came_by_another_core_and_has_no_flow_is_not_answered() {
+    let (mut stack, now) = ready(settings());
+    let peer = Peer { port: 4000, ack: 1 };
+    for flags in [SYN, FIN | ACK, ACK] {
+        stack.receive_frame(now, Frame::copied(&peer.says(1, flags)));
+    }
+    assert!(answers(&mut stack, now, &[]).is_empty());
+    assert_eq!(stack.counters().dropped(Dropped::NoFlow), 3);
+    assert_eq!(stack.flows(), 0);
+}
+
+#[test]
+fn a_stop_resets_no_flow_whose_peer_has_everything() {
+    let (mut stack, now) = ready(settings());
+    for port in [4000, 4001] {
+        let mut peer = Peer { port, ack: 0 };
+        let sent = answers(&mut stack, now, &[peer.says(1000, SYN)]);
+        peer.ack = segment(&sent[0]).seq.0.wrapping_add(1);
+        answers(&mut stack, now, &[peer.says(1001, ACK)]);
+        let flow = opened(&mut stack);
+        stack.finish(flow);
+        assert!(segment(&answers(&mut stack, now, &[])[0]).is_fin());
+        if port == 4000 {
+            peer.ack = peer.ack.wrapping_add(1);
+            answers(&mut stack, now, &[peer.says(1001, ACK)]);
+        }
+    }
+    assert_eq!(stack.flows(), 2);
+    stack.abort_all(now);
+    let sent = std::mem::take(&mut stack.port_mut().sent);
+    let resets: Vec<_> = sent.iter().map(|frame| segment(frame)).collect();
+    assert_eq!((resets.len(), stack.flows()), (1, 0));
+    assert!(resets[0].is_rst() && resets[0].key.local.port() == 4001);
 }
 
 #[test]
