@@ -78,7 +78,7 @@ pub enum AliasError {
     Map { mapped: usize, errno: Errno },
 }
 
-/// Rings for the connections of one core. Clones name the same memory.
+/// Rings for the connections of one port of a core. Clones name the same memory.
 #[derive(Clone, Debug)]
 pub struct Alias {
     home: Arc<Home>,

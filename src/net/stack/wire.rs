@@ -39,7 +39,7 @@ const OPTIONS_BYTES_MAX: u16 = 40;
 const IPV4_BYTES: usize = 20;
 const IPV6_BYTES: usize = 40;
 
-/// What the flows of one core share.
+/// What the flows of one stack share.
 #[derive(Debug)]
 pub(super) struct Core<P> {
     pub(super) port: P,
