@@ -8,7 +8,11 @@
 //!
 //! The device is made, or attached to where it exists, given the MTU and brought up. It goes with
 //! the last of its queues, unless it was made to stay. Its own address is the host's side; the
-//! port's is made from it. Of the daemons of one network namespace one has it, with all its queues.
+//! port's is made from it. Of the daemons of one network namespace one has it, with all its queues:
+//! it holds an abstract socket's name for that (see `claim`). Any program of the namespace can hold
+//! that name and so keep the daemon from starting, which then says that the device is in use;
+//! /proc/net/unix shows such a name. Where local users are not trusted, give the daemon a network
+//! namespace of its own.
 //! A device that is removed while it is served is told in the log, and is a link that stays down.
 //!
 //! A frame costs one system call. Received ones lie in buffers of the MTU; packets that the kernel
