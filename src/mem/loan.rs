@@ -115,13 +115,9 @@ impl Loan {
         Self::new(&self.pool, self.chunk, offset, range.len())
     }
 
-    /// Chunks that cannot be written to or given away while it lasts.
-    pub fn chunks(&self) -> usize {
-        self.run().len()
-    }
-
-    /// Its chunks.
-    fn run(&self) -> Range<u32> {
+    /// The chunks that cannot be written to or given away while it lasts, as their numbers in the
+    /// pool, from 0.
+    pub fn run(&self) -> Range<u32> {
         let bytes = self.offset as usize + self.len as usize;
         let chunks = u32::try_from(bytes.div_ceil(CHUNK_BYTES)).expect("inside the pool");
         self.chunk..self.chunk + chunks

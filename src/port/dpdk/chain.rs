@@ -20,6 +20,8 @@ pub(super) struct Chain<'a> {
     len: u32,
     /// Buffers of what is closed.
     buffers: u16,
+    /// Some of them are lent memory.
+    lends: bool,
 }
 
 struct Open<'a> {
@@ -39,6 +41,7 @@ impl<'a> Chain<'a> {
             open: Some(open),
             len: 0,
             buffers: 1,
+            lends: false,
         };
         chain.copy(head)?;
         Some(chain)
@@ -91,6 +94,7 @@ impl<'a> Chain<'a> {
         // is called, and nobody writes through the buffer.
         unsafe { sys::iibd_attach(mbuf.as_ptr(), first, bytes, shared) };
         self.append(mbuf, bytes);
+        self.lends = true;
         Some(())
     }
 
@@ -125,6 +129,11 @@ impl<'a> Chain<'a> {
     /// Buffers of what is closed.
     pub(super) fn buffers(&self) -> u16 {
         self.buffers
+    }
+
+    /// Whether some of it is read from lent memory.
+    pub(super) fn lends(&self) -> bool {
+        self.lends
     }
 
     /// The chain, whose buffers are the caller's from now on.

@@ -35,6 +35,8 @@ pub(super) struct Driver {
     pub(super) receive_rings: u16,
     /// Bytes of one buffer that it sends from, at most.
     pub(super) buffer_most: u16,
+    /// Buffers of one frame that it takes at most, where it does not say or says too much.
+    pub(super) pieces_most: Option<u16>,
     /// It cannot be asked for what it has sent, and looks by itself whenever it is called.
     pub(super) looks_when_called: bool,
 }
@@ -53,6 +55,7 @@ const VIRTUAL: Driver = Driver {
     rounds_room: false,
     receive_rings: 1,
     buffer_most: u16::MAX,
+    pieces_most: None,
     looks_when_called: false,
 };
 
@@ -66,6 +69,7 @@ const UNKNOWN: Driver = Driver {
     rounds_room: false,
     receive_rings: 1,
     buffer_most: BUFFER_MOST,
+    pieces_most: None,
     looks_when_called: false,
 };
 
@@ -118,20 +122,40 @@ const DRIVERS: &[(&str, Driver)] = &[
         },
     ),
     // Two command rings, of first and of further pieces of frames. Lengths of 14 bits, and bit 14
-    // is the one that hands a descriptor over.
+    // is the one that hands a descriptor over. It says 255 of a frame that the device cuts, and
+    // the device takes 24 (VMXNET3_MAX_TSO_TXD_PER_PKT).
     (
         "net_vmxnet3",
         Driver {
             receive_rings: 2,
             buffer_most: BUFFER_MOST - 1,
+            pieces_most: Some(24),
             looks_when_called: true,
             ..UNKNOWN
         },
     ),
+    // BNXT_MAX_TSO_SEGS, and one of them is for what the device is to do.
     (
         "net_bnxt",
         Driver {
+            pieces_most: Some(31),
             looks_when_called: true,
+            ..UNKNOWN
+        },
+    ),
+    // MLX4_MAX_SGE.
+    (
+        "net_mlx4",
+        Driver {
+            pieces_most: Some(32),
+            ..UNKNOWN
+        },
+    ),
+    // As many as its ring has; the hosts that are known take 256 and more.
+    (
+        "net_virtio",
+        Driver {
+            pieces_most: Some(33),
             ..UNKNOWN
         },
     ),
@@ -171,9 +195,27 @@ pub(super) fn driver(name: &str, bus: &str) -> Driver {
 /// A driver's counter of that name counts what was lost or came wrong, as most name them.
 pub(super) fn is_trouble(name: &str) -> bool {
     const WORDS: &[&str] = &[
-        "err", "drop", "miss", "discard", "overflow", "no_buf", "nobuf",
+        "err",
+        "errs",
+        "error",
+        "errors",
+        "drop",
+        "drops",
+        "dropped",
+        "miss",
+        "misses",
+        "missed",
+        "discard",
+        "discards",
+        "discarded",
+        "overflow",
+        "overflows",
     ];
-    WORDS.iter().any(|word| name.contains(word))
+    /// Of several words, the last of which may go on.
+    const BEGINNINGS: &[&str] = &["_nobuf", "_no_buf", "_out_of_buf"];
+    let name = format!("_{}", name.to_ascii_lowercase());
+    name.split('_').any(|word| WORDS.contains(&word))
+        || BEGINNINGS.iter().any(|words| name.contains(words))
 }
 
 /// `key=value` among the arguments of a virtual device.
@@ -351,6 +393,13 @@ mod tests {
             "tx_dropped",
             "mac_local_errors",
             "rx_fifo_overflow",
+            "rx_out_of_buffer",
+            "rx_nobuffer",
+            "RX_NO_BUFS",
+            "RX_DROP_ALL",
+            "TX_ERR_SHORT",
+            "no_buf_count",
+            "err_count",
         ] {
             assert!(is_trouble(name), "{name}");
         }
@@ -359,6 +408,11 @@ mod tests {
             "tx_good_bytes",
             "rx_q0_packets",
             "rx_size_64_packets",
+            "tx_deferred_packets",
+            "rx_interrupts",
+            "TX_DEFERRED",
+            "transmission_ok",
+            "",
         ] {
             assert!(!is_trouble(name), "{name}");
         }

@@ -46,12 +46,13 @@ impl Limits {
     ) -> Self {
         // DPDK's own word for "not told" is the largest number, and some drivers' is none at all.
         let told_of = |count: u16| (count != 0 && count != u16::MAX).then_some(count);
-        let untold = match lending {
+        let untold = driver.pieces_most.unwrap_or(match lending {
             Lending::Dma => UNTOLD,
             Lending::Copies | Lending::Never => PIECES_MAX + 1,
-        };
-        let each = told_of(told.nb_mtu_seg_max).unwrap_or(untold);
-        let all = told_of(told.nb_seg_max).unwrap_or(untold);
+        });
+        let most = driver.pieces_most.unwrap_or(u16::MAX);
+        let all = told_of(told.nb_seg_max).unwrap_or(untold).min(most);
+        let each = told_of(told.nb_mtu_seg_max).unwrap_or(untold).min(all);
         let longest = match lending {
             Lending::Dma => driver.buffer_most,
             Lending::Copies | Lending::Never => u16::MAX,
@@ -103,25 +104,31 @@ mod tests {
             ("net_ena", 17, 17),
             ("net_cnxk", 7, 7),
             ("net_hns3", 63, 8),
-            ("net_bnxt", u16::MAX, u16::MAX),
+            ("net_mlx5", 40, 40),
+            ("net_bnxt", 0, 0),
+            ("net_hinic", u16::MAX, u16::MAX),
+            ("net_all", 6, 12),
             ("net_one", 1, 1),
         ];
         for (name, all, each) in cards {
             for frame in frames {
                 let it = limits(name, all, each, frame);
                 let copied = usize::from(it.copied);
-                let most = usize::from(if each == u16::MAX { UNTOLD } else { each });
+                let known = driver(name, "pci").pieces_most;
+                let taken = |told| match told {
+                    0 | u16::MAX => known.unwrap_or(UNTOLD),
+                    told => known.map_or(told, |known| known.min(told)),
+                };
+                let most = usize::from(taken(each).min(taken(all)));
                 assert!(frame.div_ceil(copied) <= most, "{name} {it:?}");
                 // Wherever a segment of that size begins, and with its headers' own buffer.
                 let touched = (frame - 58 + copied - 1).div_ceil(copied) + 1;
                 assert!(touched <= most || most < 4, "{name} {it:?}");
                 let cut = usize::from(it.segmented) + ETHERNET_BYTES + VLAN_BYTES;
-                let all = usize::from(match all {
-                    0 | u16::MAX => UNTOLD,
-                    all => all,
-                });
-                assert!(cut.div_ceil(copied) <= all, "{name} {it:?}");
-                assert!(it.buffers <= each.min(PIECES_MAX + 1), "{name} {it:?}");
+                let all = taken(all);
+                assert!(cut.div_ceil(copied) <= usize::from(all), "{name} {it:?}");
+                let lent = taken(each).min(all).min(PIECES_MAX + 1);
+                assert_eq!(it.buffers, lent, "{name} {it:?}");
             }
         }
     }
@@ -134,6 +141,28 @@ mod tests {
         assert_eq!((it.buffers, it.copied, it.segmented), (17, 2048, 65_000));
         let it = limits("net_ena", 17, 17, 1518);
         assert_eq!((it.buffers, it.segmented), (17, 17 * 2048 - 18));
+        let it = limits("mlx5_pci", 40, 40, 9018);
+        assert_eq!((it.buffers, it.copied, it.segmented), (17, 2048, 65_000));
+    }
+
+    #[test]
+    fn cards_that_tell_nothing_get_what_is_known_of_them() {
+        let it = limits("net_bnxt", 0, 0, 9018);
+        assert_eq!((it.buffers, it.segmented), (17, 31 * 2048 - 18));
+        let it = limits("net_mlx4", 0, 0, 9018);
+        assert_eq!((it.buffers, it.segmented), (17, 65_000));
+        let it = limits("net_virtio", u16::MAX, u16::MAX, 1518);
+        assert_eq!((it.buffers, it.segmented), (17, 65_000));
+        let it = limits("net_hinic", 0, 0, 1518);
+        assert_eq!((it.buffers, it.segmented), (UNTOLD, 8 * 2048 - 18));
+    }
+
+    #[test]
+    fn a_card_that_promises_too_much_is_not_believed() {
+        let it = limits("net_vmxnet3", 255, 16, 9018);
+        assert_eq!((it.buffers, it.segmented), (16, 24 * 2048 - 18));
+        // Nor one that cannot take as many of a longer frame as of a short one.
+        assert_eq!(limits("net_one", 6, 12, 1518).buffers, 6);
     }
 
     #[test]

@@ -33,11 +33,9 @@ use crate::port::{
     BURST, Burst, Capabilities, Checksum, Counters, Frame, Full, Link, Outgoing, Piece, Port,
 };
 
-/// Frames that the device is asked for in a turn. Few: what a turn has worked on leaves at its end,
-/// so that with turns of 32 frames a peer that has 32 commands outstanding waits for the last answer
-/// with the first, and then we for it (a third of the writes a second, over one connection). And a
-/// driver may set aside a buffer for each frame that it is asked for, and put back those that found
-/// none (`net_vhost`). Not fewer: vector code of some drivers takes eight at a time.
+/// Frames that the device is asked for at once: a driver may set aside a buffer for each, and put
+/// back those that found no frame (`net_vhost`). Not fewer: vector code of some drivers takes eight
+/// at a time.
 const TAKEN_MAX: usize = 8;
 /// Frames that wait for a flush.
 pub(super) const WAITING_MAX: usize = 128;
@@ -98,6 +96,7 @@ impl IdleQueue {
         } else {
             0
         };
+        let slab = Slab::new(records, lendable.chunks());
         Ok(Queue {
             _registered: registered,
             port: shared.port(),
@@ -107,7 +106,7 @@ impl IdleQueue {
             capabilities,
             lendable,
             limits,
-            slab: Some(Slab::new(records)),
+            slab: Some(slab),
             received: [sys::iibd_received::default(); TAKEN_MAX],
             waiting: ArrayVec::new(),
             lengths: ArrayVec::new(),
@@ -126,6 +125,16 @@ enum Lendable {
     Anything,
     /// That of the pool, which has been registered with it. The handle keeps the memory.
     Registered(Pool),
+}
+
+impl Lendable {
+    /// Chunks of the pool, where there is one.
+    fn chunks(&self) -> usize {
+        match self {
+            Self::Registered(pool) => pool.chunks(),
+            Self::Nothing | Self::Anything => 0,
+        }
+    }
 }
 
 /// A queue and the thread that polls it. See the module.
@@ -185,6 +194,10 @@ impl Queue {
     #[cfg(test)]
     pub(super) fn lend_from(&mut self, pool: &Pool) {
         self.lendable = Lendable::Registered(pool.clone());
+        self.slab = Some(Slab::new(
+            self.shared.segments_of_queue(),
+            self.lendable.chunks(),
+        ));
     }
 
     /// The buffers of the last frame that waits.
@@ -210,7 +223,8 @@ impl Queue {
     fn chain(&self, frame: &Outgoing<'_>) -> Option<Chain<'_>> {
         if frame.payload.len() <= self.capabilities.pieces_max {
             let chain = self.build(frame, true)?;
-            if chain.buffers() <= self.limits.buffers {
+            // What is copied altogether fits by the length of its buffers.
+            if !chain.lends() || chain.buffers() <= self.limits.buffers {
                 return Some(chain);
             }
         }

@@ -26,7 +26,10 @@ pub(super) struct Slab {
     free: Cell<u32>,
     /// How many are in use.
     out: Cell<usize>,
-    /// Chunks of their loans; one that several loans have a part of counts for each.
+    /// Of each chunk of the pool, how many of the loans have a part of it. Empty where the loans are
+    /// of several pools.
+    parts: Box<[Cell<u32>]>,
+    /// Chunks that at least one has.
     chunks: Cell<usize>,
     /// The core whose loans these are.
     owner: AtomicU32,
@@ -46,9 +49,10 @@ struct Slot {
 }
 
 impl Slab {
-    /// `count` records for loans of the thread that calls, which DPDK knows. The address is in what
-    /// DPDK gets, so it stays in its box, and outlives all that is lent: see [`Slab::end`].
-    pub(super) fn new(count: u32) -> Box<Self> {
+    /// `count` records for loans of the thread that calls, which DPDK knows, all of one pool of
+    /// `chunks` chunks; 0: of whatever pool, and nobody asks for [`Slab::chunks`]. The address is
+    /// in what DPDK gets, so it stays in its box, and outlives all that is lent: see [`Slab::end`].
+    pub(super) fn new(count: u32, chunks: usize) -> Box<Self> {
         // SAFETY: reads a variable of this thread.
         let owner = unsafe { sys::iibd_lcore_id() };
         let slots = (0..count).map(|index| Slot {
@@ -62,6 +66,7 @@ impl Slab {
             slots: slots.collect(),
             free: Cell::new(if count == 0 { NONE } else { 0 }),
             out: Cell::new(0),
+            parts: vec![Cell::new(0); chunks].into_boxed_slice(),
             chunks: Cell::new(0),
             owner: AtomicU32::new(owner),
             returned: AtomicU32::new(NONE),
@@ -85,7 +90,12 @@ impl Slab {
         let slot = self.slots.get(self.free.get() as usize)?;
         self.free.set(slot.next.load(Ordering::Relaxed));
         self.out.set(self.out.get() + 1);
-        self.chunks.set(self.chunks.get() + loan.chunks());
+        for parts in self.parts_of(&loan) {
+            if parts.get() == 0 {
+                self.chunks.set(self.chunks.get() + 1);
+            }
+            parts.set(parts.get() + 1);
+        }
         slot.loan.set(Some(loan));
         Some(slot.shared.get())
     }
@@ -108,7 +118,14 @@ impl Slab {
         self.out.get()
     }
 
-    /// Chunks that the records in use keep from their pool, at most.
+    /// The counts of the loan's chunks.
+    fn parts_of(&self, loan: &Loan) -> &[Cell<u32>] {
+        let run = loan.run();
+        let counts = self.parts.get(run.start as usize..run.end as usize);
+        counts.unwrap_or_default()
+    }
+
+    /// Chunks that the records in use keep from their pool, each counted once.
     pub(super) fn chunks(&self) -> usize {
         self.chunks.get()
     }
@@ -128,7 +145,12 @@ impl Slab {
 
     fn take_back(&self, slot: &Slot) {
         if let Some(loan) = slot.loan.take() {
-            self.chunks.set(self.chunks.get() - loan.chunks());
+            for parts in self.parts_of(&loan) {
+                parts.set(parts.get() - 1);
+                if parts.get() == 0 {
+                    self.chunks.set(self.chunks.get() - 1);
+                }
+            }
         }
         slot.next.store(self.free.get(), Ordering::Relaxed);
         self.free.set(slot.index);
@@ -195,7 +217,7 @@ mod tests {
     #[test]
     fn loans_freed_on_a_strange_thread_end_when_their_owner_looks() {
         let pool = Pool::new(CHUNK_BYTES, Pages::Normal).unwrap();
-        let slab = Slab::new(2);
+        let slab = Slab::new(2, 1);
         let buf = pool.alloc(10).unwrap();
         let mut loans = Vec::new();
         buf.lend(0..10, |loan| loans.push(loan));
@@ -216,6 +238,36 @@ mod tests {
     }
 
     #[test]
+    fn a_chunk_counts_once_however_many_parts_of_it_are_lent() {
+        let pool = Pool::new(4 * CHUNK_BYTES, Pages::Normal).unwrap();
+        let buf = pool.alloc(2 * CHUNK_BYTES).unwrap();
+        let mut loans = Vec::new();
+        buf.lend(0..2 * CHUNK_BYTES, |loan| loans.push(loan));
+        assert_eq!(loans.len(), 1, "its chunks lie behind each other");
+        let slab = Slab::new(16, pool.chunks());
+        let keep = |at: usize, bytes: usize| slab.keep(loans[0].part(at..at + bytes)).unwrap();
+        let mut shares: Vec<_> = (0..11).map(|number| keep(number * 1448, 1448)).collect();
+        assert_eq!((slab.out(), slab.chunks()), (11, 1));
+        // One in both.
+        shares.push(keep(CHUNK_BYTES - 100, 200));
+        assert_eq!((slab.out(), slab.chunks()), (12, 2));
+        let last = shares.pop().unwrap();
+        free(last);
+        slab.reclaim();
+        assert_eq!((slab.out(), slab.chunks()), (11, 1));
+        shares.into_iter().for_each(free);
+        slab.reclaim();
+        assert_eq!((slab.out(), slab.chunks()), (0, 0));
+        assert!(slab.end());
+        // Of loans of anybody's nothing is counted.
+        let slab = Slab::new(1, 0);
+        let share = slab.keep(loans[0].part(0..10)).unwrap();
+        assert_eq!((slab.out(), slab.chunks()), (1, 0));
+        free(share);
+        assert!(slab.end());
+    }
+
+    #[test]
     fn what_comes_back_before_the_end_is_back_and_what_does_not_stays() {
         let pool = Pool::new(CHUNK_BYTES, Pages::Normal).unwrap();
         let lend = || {
@@ -223,14 +275,14 @@ mod tests {
             pool.alloc(10).unwrap().lend(0..10, |loan| loans.push(loan));
             loans.pop().unwrap()
         };
-        let slab = Slab::new(1);
+        let slab = Slab::new(1, 1);
         let share = slab.keep(lend()).unwrap();
         free(share);
         assert_eq!(slab.out(), 1, "nobody has looked yet");
         assert!(slab.end());
         assert_eq!((pool.available(), pool.lent()), (1, 0));
 
-        let slab = Slab::new(1);
+        let slab = Slab::new(1, 1);
         let share = slab.keep(lend()).unwrap();
         assert!(!slab.end());
         // The device may still say so later, and nothing may come of it.

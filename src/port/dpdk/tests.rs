@@ -10,7 +10,7 @@ use dpdk_sys as sys;
 use super::chain::Chain;
 use super::mempool::Mempool;
 use super::*;
-use crate::mem::{CHUNK_BYTES, Loan, Pages, Pool};
+use crate::mem::{self, CHUNK_BYTES, Loan, Pages, Pool};
 use crate::port::suite::{self, Ends, Rig};
 use crate::port::{
     BURST, Burst, Counters, ETHERNET_BYTES, Full, HEAD_BYTES_MAX, Offload, Outgoing, Piece, Port,
@@ -361,6 +361,33 @@ fn a_frame_in_more_buffers_than_the_device_takes_is_copied() {
     assert_eq!(queue.counters().sent_bytes, 8060 + 8060 + 4156);
 }
 
+/// As long as a frame that the device cuts, in more buffers than one that is lent may have.
+#[test]
+fn a_frame_of_which_nothing_is_lent_is_copied_once() {
+    let device = Device::open(eal(), "net_null11", &settings(1, 9000)).unwrap();
+    let mut queue = adopt(&device, 0);
+    queue.limits_mut().buffers = 2;
+    let (head, payload) = (head(1, 60), contents(8000, 3));
+    // 16 chunks: two of them is all that the device may keep.
+    let pool = Pool::new(16 * CHUNK_BYTES, Pages::Normal).unwrap();
+    queue.lend_from(&pool);
+    let lent = loans(&pool, &payload);
+    let copied_by = |queue: &mut Queue, piece: Piece<'_>, bytes: usize| {
+        let before = mem::copied::bytes();
+        queue.transmit(&plain(&head, &[piece])).unwrap();
+        assert!(queue.last_waiting().concat()[60..] == payload[..bytes]);
+        mem::copied::bytes() - before
+    };
+    assert_eq!(copied_by(&mut queue, Piece::Bytes(&payload), 8000), 8060);
+    assert_eq!(copied_by(&mut queue, Piece::Loan(&lent[0]), 8000), 60);
+    let more = loans(&pool, &payload);
+    assert_eq!(copied_by(&mut queue, Piece::Loan(&more[0]), 8000), 60);
+    // It has its part.
+    assert_eq!(copied_by(&mut queue, Piece::Loan(&lent[0]), 8000), 8060);
+    queue.flush();
+    assert_eq!(queue.lent(), 0);
+}
+
 #[test]
 fn a_device_keeps_a_part_of_the_pool_and_no_more() {
     let device = Device::open(eal(), "net_null10", &settings(1, 1500)).unwrap();
@@ -381,6 +408,16 @@ fn a_device_keeps_a_part_of_the_pool_and_no_more() {
         queue.flush();
         assert_eq!((queue.lent(), pool.available()), (0, 32));
     }
+    // Parts of one chunk are one, as frames of 1,500 bytes are.
+    let lent = loans(&pool, &contents(CHUNK_BYTES, 5));
+    for number in 0..11 {
+        let part = lent[0].part(number * 1448..(number + 1) * 1448);
+        queue
+            .transmit(&plain(&head(0, 60), &[Piece::Loan(&part)]))
+            .unwrap();
+    }
+    assert_eq!((queue.lent(), pool.lent()), (11, 1));
+    queue.flush();
     // Memory that is not of the pool is copied.
     let other = Pool::new(CHUNK_BYTES, Pages::Normal).unwrap();
     let lent = loans(&other, &bytes);
