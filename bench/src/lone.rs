@@ -115,11 +115,7 @@ impl Wire {
                 units: 1,
                 ..backend::Options::default()
             },
-            timeouts: Timeouts {
-                ping_interval: None,
-                ping_timeout: Duration::from_secs(30),
-                no_progress: Duration::from_secs(3600),
-            },
+            timeouts: timeouts(),
             login_timeout: PATIENCE,
             login_limits: login::Limits {
                 default_time2retain_s: 0,
@@ -316,4 +312,13 @@ fn settings(address: SocketAddr, serves: bool) -> Arc<Settings> {
         user_timeout: Duration::from_secs(7200),
         probe_interval: Duration::ZERO,
     })
+}
+
+/// Nothing is asked of an idle connection.
+fn timeouts() -> Timeouts {
+    Timeouts {
+        ping_interval: None,
+        ping_timeout: Duration::from_secs(30),
+        no_progress: Duration::from_secs(3600),
+    }
 }

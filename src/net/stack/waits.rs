@@ -164,7 +164,8 @@ impl Waits {
     }
 
     /// Waits for a connection, in the place of an older one with the same ends, or of the one whose
-    /// time ends first if there are too many; [`Waits::pop`] first lets those go whose time is over.
+    /// time ends first if there are too many; [`Waits::pop`] first lets those go whose time is
+    /// over.
     pub(super) fn insert(&mut self, wait: TimeWait, now: Instant) {
         let key = wait.key;
         self.remove(&key);

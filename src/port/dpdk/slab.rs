@@ -26,8 +26,8 @@ pub(super) struct Slab {
     free: Cell<u32>,
     /// How many are in use.
     out: Cell<usize>,
-    /// Of each chunk of the pool, how many of the loans have a part of it. Empty where the loans are
-    /// of several pools.
+    /// Of each chunk of the pool, how many of the loans have a part of it. Empty where the loans
+    /// are of several pools.
     parts: Box<[Cell<u32>]>,
     /// Chunks that at least one has.
     chunks: Cell<usize>,
