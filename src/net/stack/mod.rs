@@ -123,6 +123,11 @@ pub struct Stack<P: Port> {
     latest: Instant,
 }
 
+/// Frames of a turn where there are few connections, where the port gives that many at a time.
+const SHORT_TURN: usize = 8;
+/// Few connections.
+const FEW_FLOWS: usize = 8;
+
 /// There is no memory for the rings of connections.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("no memory for the rings of connections: {0}")]
@@ -197,13 +202,27 @@ impl<P: Port> Stack<P> {
         self.begin(now);
         let burst = self.burst.take();
         let mut burst = burst.expect("each call puts it back");
-        self.core.port.receive(&mut burst);
+        self.fill(&mut burst);
         let any = !burst.is_empty();
         for frame in burst.drain(..) {
             self.work_on(now, frame, Came::Here);
         }
         self.burst = Some(burst);
         any
+    }
+
+    /// Few connections get short turns: what a turn has worked on leaves at its end, so that a peer
+    /// with all its commands in one burst would wait for the last answer with the first, and then
+    /// we for it. Beside many others nobody waits, and a longer turn costs less.
+    fn fill(&mut self, burst: &mut Burst) {
+        loop {
+            let before = burst.len();
+            self.core.port.receive(burst);
+            let came = burst.len() - before;
+            if came < SHORT_TURN || burst.is_full() || self.flows() <= FEW_FLOWS {
+                return;
+            }
+        }
     }
 
     /// A frame that came by another core ([`Event::Stray`], [`Event::Foreign`]): worked on as if it
