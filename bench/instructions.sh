@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Instructions per ordinary 4 KiB READ and WRITE command: of the engine alone (session and SCSI, no sockets, a device
-# that copies nothing), the same number in every run of one build, so that one can say what a change costs; and of a
-# whole core over frames, with its reactor and TCP.
+# that copies nothing), the same number in every run of one build to half a percent, so that one can say what a
+# change costs; and of a whole core over frames, with its reactor and TCP.
 #
 #   bench/instructions.sh [COMMIT...]
 #
