@@ -559,7 +559,7 @@ impl Rig for Packets {
 }
 
 #[test]
-#[ignore = "needs root, or unshare -rn: makes a veth pair and packet sockets"]
+#[ignore = "makes a veth pair: needs root or unshare -rn; run by .ci/run in a namespace"]
 fn af_packet_passes_the_suite() {
     for (mtu, text) in [(1500, "1500"), (9000, "9000")] {
         let veth = Veth::new("iibdk6", "iibdk7", text);
@@ -652,7 +652,7 @@ fn af_packet(name: &str, interface: &str, mtu: u16, queues: u16) -> Device {
 }
 
 #[test]
-#[ignore = "needs root, or unshare -rn: makes a veth pair and packet sockets"]
+#[ignore = "makes a veth pair: needs root or unshare -rn; run by .ci/run in a namespace"]
 fn af_packet_carries_frames_over_a_veth_pair() {
     for (mtu, text, names) in [
         (1500, "1500", ["net_af_packet10", "net_af_packet11"]),
@@ -674,7 +674,7 @@ fn af_packet_carries_frames_over_a_veth_pair() {
 }
 
 #[test]
-#[ignore = "needs root, or unshare -rn: makes a veth pair and packet sockets"]
+#[ignore = "makes a veth pair: needs root or unshare -rn; run by .ci/run in a namespace"]
 fn af_packet_spreads_flows_over_two_queues() {
     let _veth = Veth::new("iibdk2", "iibdk3", "9000");
     let left = af_packet("net_af_packet14", "iibdk2", 9000, 2);
@@ -714,7 +714,7 @@ fn af_packet_spreads_flows_over_two_queues() {
 }
 
 #[test]
-#[ignore = "needs root, or unshare -rn: makes a veth pair and packet sockets"]
+#[ignore = "makes a veth pair: needs root or unshare -rn; run by .ci/run in a namespace"]
 fn af_packet_with_a_ring_too_small_for_the_mtu_names_the_remedy() {
     let _veth = Veth::new("iibdk4", "iibdk5", "9000");
     let name = "net_af_packet16,iface=iibdk4";
