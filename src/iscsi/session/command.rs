@@ -6,17 +6,16 @@ use std::sync::Arc;
 use crate::backend::{Operation, UnitIndex};
 use crate::pdu::{
     Ahs, Header, Opcode, RejectReason, Residual, ScsiCommand, ScsiResponse, ScsiResponseCode,
-    TaskAttribute,
 };
 use crate::scsi::{
-    self, AdditionalSense, Cdb, Change, Command, Context, Event, LunAddress, Outcome, Sense,
-    SenseKey, Status, Step, Transfer,
+    self, AdditionalSense, Cdb, Change, Context, Event, LunAddress, Outcome, Sense, SenseKey,
+    Status, Step, Transfer,
 };
 
 use super::connection::{Arriving, ConnectionIndex, Kind, Sink};
 use super::data_in::residual;
 use super::table::TaskId;
-use super::task::{AbortedBy, DataIn, DataOut, State, Task};
+use super::task::{Arrived, Ended, State, Task};
 use super::window::Place;
 use super::{Effect, Env, Guard, HeldCommand, IMMEDIATE_MAX, Session};
 
@@ -185,7 +184,21 @@ impl Session {
         let Some(cdb) = full_cdb(&command, header) else {
             return reject(RejectReason::InvalidPduField);
         };
-        let mut task = self.new_task(env, on, &command, cdb);
+        let mapped = self.mapped(command.lun);
+        let priority = if self.has_rfc_7144() {
+            command.priority
+        } else {
+            0
+        };
+        let task = self.tasks.insert(&Arrived {
+            connection: on,
+            command: &command,
+            cdb,
+            mapped,
+            priority,
+            now: env.now,
+        });
+        let id = task.id;
         if command.read && command.write {
             // No command that we know moves data both ways.
             task.verdict = Some(Outcome {
@@ -202,61 +215,8 @@ impl Session {
             task.verdict = Some(aborted_command(OVERLAPPED_COMMANDS_ATTEMPTED));
         }
         let immediate = header.bhs.data_segment_length();
-        let id = self.tasks.insert(task);
         let sink = self.begin_immediate_data(env, id, &command, immediate);
         (Kind::Command { id }, sink)
-    }
-
-    fn new_task(
-        &mut self,
-        env: &Env<'_>,
-        on: ConnectionIndex,
-        command: &ScsiCommand,
-        cdb: Cdb,
-    ) -> Task {
-        let expected = command.expected_data_transfer_length;
-        let mapped = self.mapped(command.lun);
-        Task {
-            id: TaskId { slot: 0, serial: 0 },
-            connection: on,
-            itt: command.itt,
-            lun: command.lun,
-            cmd_sn: command.cmd_sn,
-            immediate: command.immediate,
-            read: command.read,
-            write: command.write,
-            expected,
-            command: Command {
-                cdb,
-                attribute: attribute(command.attribute),
-                data_out_bytes: if command.write { expected } else { 0 },
-                data_in_bytes: if command.read { expected } else { 0 },
-            },
-            mapped,
-            scsi: None,
-            state: State::Arriving,
-            reserved: 0,
-            data_out: DataOut {
-                unsolicited_open: command.write && !command.final_,
-                ..DataOut::default()
-            },
-            data_in: DataIn::default(),
-            verdict: None,
-            changing: (UnitIndex(0), 0, 0),
-            freeze: None,
-            in_order: false,
-            priority: if self.has_rfc_7144() {
-                command.priority
-            } else {
-                0
-            },
-            clears: false,
-            tells_aborted: false,
-            aborted: false,
-            aborted_by: AbortedBy::new(),
-            last_progress: env.now,
-            waits: false,
-        }
     }
 
     /// The place in the session's map of what the LUN field addresses.
@@ -580,10 +540,10 @@ impl Session {
         self.leave_task_set(env, &task);
     }
 
-    /// Takes a task out of the table, returns what it had reserved, and lets the window rise.
-    /// Callers end with [`Self::leave_task_set`].
-    pub(super) fn retire(&mut self, env: &mut Env<'_>, slot: u16) -> Task {
-        let mut task = self.tasks.remove(slot);
+    /// Ends a task: gives back what it has, and lets the window rise. Callers end with
+    /// [`Self::leave_task_set`].
+    pub(super) fn retire(&mut self, env: &mut Env<'_>, slot: u16) -> Ended {
+        let task = self.tasks.slot(slot).expect("callers have found it");
         if let Some(piece) = task.data_in.piece.take() {
             self.connections[task.connection]
                 .transmit
@@ -596,10 +556,12 @@ impl Session {
         if let Some(scsi) = task.scsi.take() {
             scsi.abandon(&mut self.copies);
         }
-        let freeze = task.freeze.take();
-        self.thaw(env, task.id, freeze);
+        let (id, freeze) = (task.id, task.freeze.take());
+        let ended = task.ended();
+        self.tasks.remove(slot);
+        self.thaw(env, id, freeze);
         self.grant(env);
-        task
+        ended
     }
 
     /// Lets others change the blocks again that a task has kept from them.
@@ -619,7 +581,7 @@ impl Session {
             let own = !task.immediate;
             task.data_out.buf = None;
             let reserved = std::mem::take(&mut task.reserved);
-            let task = self.tasks.remove(slot);
+            self.tasks.remove(slot);
             if own {
                 // The credit of its CmdSN still stands, with what the command had taken of it.
                 let back = self.window.chunks_per_command() - reserved;
@@ -627,7 +589,6 @@ impl Session {
             } else {
                 env.pool.unreserve(reserved);
             }
-            drop(task);
         }
     }
 }
@@ -701,15 +662,6 @@ fn full_cdb(command: &ScsiCommand, header: &Header) -> Option<Cdb> {
 /// The operation code of CDBs that say how long they are, and the bytes up to where they say it.
 const VARIABLE_LENGTH: u8 = 0x7f;
 const VARIABLE_LENGTH_HEADER: usize = 8;
-
-fn attribute(wire: TaskAttribute) -> scsi::TaskAttribute {
-    match wire {
-        TaskAttribute::Untagged | TaskAttribute::Simple => scsi::TaskAttribute::Simple,
-        TaskAttribute::Ordered => scsi::TaskAttribute::Ordered,
-        TaskAttribute::HeadOfQueue => scsi::TaskAttribute::HeadOfQueue,
-        TaskAttribute::Aca => scsi::TaskAttribute::Aca,
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -234,6 +234,7 @@ impl Session {
         let outcome = task.data_in.outcome.expect("callers have looked");
         let piece = task.data_in.piece.take().expect("callers have looked");
         let residual = residual(task.expected, task.data_in.presented);
+        let (data_sn, buffer_offset) = (task.data_in.data_sn, task.data_in.sent);
         let task = self.retire(env, slot);
         let pdu = ScsiDataIn {
             final_: true,
@@ -245,8 +246,8 @@ impl Session {
             stat_sn: self.next_stat_sn(task.connection),
             exp_cmd_sn: self.window.exp_cmd_sn(),
             max_cmd_sn: self.window.max_cmd_sn(),
-            data_sn: task.data_in.data_sn,
-            buffer_offset: task.data_in.sent,
+            data_sn,
+            buffer_offset,
         };
         self.counters.bytes_out += length as u64;
         let range = piece.offset..piece.offset + length;

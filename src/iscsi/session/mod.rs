@@ -16,7 +16,7 @@
 //! window has a reserved place. After every call the caller sends what waits and submits what was
 //! requested.
 //!
-//! Files: `window` (CmdSN), `table` and `task` (tasks), `task_set` (their order), `command`
+//! Files: `window` (CmdSN), `table`, `tags` and `task` (tasks), `task_set` (their order), `command`
 //! (arrival, delivery, steps, answers), `data_out` (immediate, unsolicited, R2T), `data_in`
 //! (pieces, PDUs, residuals), `management` (task management, resets), `queries` (RFC 7144), `held`
 //! (requests before their turn), `clearing` (what other things abort), `requests` (NOP, text,
@@ -38,6 +38,7 @@ mod management;
 mod queries;
 mod requests;
 mod table;
+mod tags;
 mod task;
 mod task_set;
 mod timers;
@@ -336,7 +337,7 @@ impl Session {
             i_t,
             copies: Operations::default(),
             window,
-            tasks: TaskTable::new(QUEUE_DEPTH_MAX + IMMEDIATE_MAX),
+            tasks: TaskTable::new(QUEUE_DEPTH_MAX + IMMEDIATE_MAX, env.now),
             ordering: Ordering::new(identity::queue_depths(&negotiated, &luns)),
             lun_numbers: luns.iter().map(|mapped| mapped.lun).collect(),
             luns,

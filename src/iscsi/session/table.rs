@@ -1,13 +1,16 @@
 //! The tasks of a session: a fixed slab with an index by Initiator Task Tag.
 //!
-//! The tags are the peer's to choose, so nothing is hashed by them: they stand in one dense array
-//! as long as the command window, whose scan is a few cache lines whatever the peer picks. A slot's
-//! serial number changes with each use; what comes back from a device or from another core names
-//! slot and serial, so that nothing old can reach a newer task.
+//! A task has its slot from the arrival of its command to its end and is never moved: a command
+//! begins in what is there of the last task of the slot ([`Task::begin`]). A slot's serial number
+//! changes with each use; what comes back from a device or from another core names slot and serial,
+//! so that nothing old can reach a newer task.
+
+use std::time::Instant;
 
 use crate::pdu::Itt;
 
-use super::task::Task;
+use super::tags::Tags;
+use super::task::{Arrived, Task};
 
 /// Names one task of a session, now and never again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,36 +20,45 @@ pub struct TaskId {
 }
 
 #[derive(Debug)]
+struct Slot {
+    /// The task is there; otherwise it is what the last one has left, and holds nothing.
+    taken: bool,
+    task: Task,
+}
+
+#[derive(Debug)]
 pub(super) struct TaskTable {
-    /// The reserved tag where the slot is free or is only there to fill the last eight.
-    itts: Box<[u32]>,
-    tasks: Box<[Option<Task>]>,
+    tags: Tags,
+    slots: Box<[Slot]>,
     free: Vec<u16>,
     serial: u32,
 }
 
 impl TaskTable {
-    pub(super) fn new(capacity: u16) -> Self {
+    pub(super) fn new(capacity: u16, now: Instant) -> Self {
+        let vacant = |_| Slot {
+            taken: false,
+            task: Task::vacant(now),
+        };
         Self {
-            itts: vec![Itt::RESERVED.0; usize::from(capacity).next_multiple_of(8)]
-                .into_boxed_slice(),
-            tasks: (0..capacity).map(|_| None).collect(),
+            tags: Tags::new(capacity),
+            slots: (0..capacity).map(vacant).collect(),
             free: (0..capacity).rev().collect(),
             serial: 0,
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.tasks.len() - self.free.len()
+        self.slots.len() - self.free.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.free.len() == self.tasks.len()
+        self.free.len() == self.slots.len()
     }
 
-    /// Puts a task into a free slot. The window and the bound on immediate commands together admit
-    /// no more tasks than there are slots.
-    pub(super) fn insert(&mut self, mut task: Task) -> TaskId {
+    /// A command has come, whose tag is not the reserved one: it takes a free slot. The window and
+    /// the bound on immediate commands together admit no more tasks than there are slots.
+    pub(super) fn insert(&mut self, arrived: &Arrived<'_>) -> &mut Task {
         let slot = self
             .free
             .pop()
@@ -56,58 +68,52 @@ impl TaskTable {
             slot,
             serial: self.serial,
         };
-        let at = usize::from(slot);
-        self.itts[at] = task.itt.0;
-        task.id = id;
-        self.tasks[at] = Some(task);
-        id
+        self.tags.insert(arrived.command.itt, slot);
+        let place = &mut self.slots[usize::from(slot)];
+        place.taken = true;
+        place.task.begin(id, arrived);
+        &mut place.task
     }
 
-    pub(super) fn remove(&mut self, slot: u16) -> Task {
-        let at = usize::from(slot);
-        let task = self.tasks[at]
-            .take()
-            .expect("only a present task is removed");
-        self.itts[at] = Itt::RESERVED.0;
+    /// The task has ended and holds nothing any more.
+    pub(super) fn remove(&mut self, slot: u16) {
+        let place = &mut self.slots[usize::from(slot)];
+        assert!(place.taken, "only a present task is removed");
+        place.taken = false;
+        self.tags.remove(place.task.itt, slot);
         self.free.push(slot);
-        task
     }
 
     pub(super) fn slot(&mut self, slot: u16) -> Option<&mut Task> {
-        self.tasks.get_mut(usize::from(slot))?.as_mut()
+        let place = self.slots.get_mut(usize::from(slot))?;
+        place.taken.then_some(&mut place.task)
     }
 
     /// The task that `id` names, if it is still there.
     pub(super) fn find(&mut self, id: TaskId) -> Option<&mut Task> {
-        self.slot(id.slot).filter(|task| task.id == id)
+        self.slot(id.slot)
+            .filter(|task| task.id.serial == id.serial)
     }
 
     /// The slot of the task with this tag.
     pub(super) fn by_itt(&self, itt: Itt) -> Option<u16> {
-        if itt == Itt::RESERVED {
-            return None;
-        }
-        // Eight at a time without a branch between them, which is what makes the scan cheap.
-        let eights = self.itts.as_chunks::<8>().0;
-        let eight = eights
-            .iter()
-            .position(|tags| tags.iter().fold(false, |hit, tag| hit | (*tag == itt.0)))?;
-        let within = eights[eight].iter().position(|tag| *tag == itt.0)?;
-        u16::try_from(eight * 8 + within).ok()
+        self.tags.slot(itt)
     }
 
     /// Takes the tag from a task that is not answered any more, so that another may have it.
     pub(super) fn forget_tag(&mut self, slot: u16) {
-        self.itts[usize::from(slot)] = Itt::RESERVED.0;
+        let place = &self.slots[usize::from(slot)];
+        self.tags.remove(place.task.itt, slot);
     }
 
     /// The present tasks.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Task> {
-        self.tasks.iter().flatten()
+        let taken = self.slots.iter().filter(|place| place.taken);
+        taken.map(|place| &place.task)
     }
 
     /// The slots that hold tasks, as they are at this moment; tasks may be removed meanwhile.
     pub(super) fn capacity(&self) -> u16 {
-        u16::try_from(self.tasks.len()).expect("made from a u16")
+        u16::try_from(self.slots.len()).expect("made from a u16")
     }
 }

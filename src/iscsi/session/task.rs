@@ -17,8 +17,8 @@ use arrayvec::ArrayVec;
 
 use crate::backend::UnitIndex;
 use crate::mem::DmaBuf;
-use crate::pdu::{CmdSn, Itt, LunField, Ttt};
-use crate::scsi::{Command, Outcome};
+use crate::pdu::{CmdSn, Itt, LunField, ScsiCommand, Ttt};
+use crate::scsi::{Cdb, Command, Outcome, TaskAttribute};
 
 use super::super::transmit::Held;
 use super::MANAGEMENT_MAX;
@@ -85,6 +85,28 @@ pub(super) struct DataOut {
 }
 
 impl DataOut {
+    /// Of a command that has just come; what the last one had is given back already.
+    fn begin(&mut self, unsolicited_open: bool) {
+        let Self {
+            buf,
+            wanted,
+            scratch,
+            scratch_buf,
+            unsolicited,
+            unsolicited_data_sn,
+            unsolicited_open: open,
+            solicited,
+            next_offset,
+            r2t_sn,
+            r2ts,
+        } = self;
+        assert!(buf.is_none() && scratch_buf.is_none(), "given back");
+        (*wanted, *scratch, *unsolicited, *unsolicited_data_sn) = (0, 0, 0, 0);
+        *open = unsolicited_open;
+        (*solicited, *next_offset, *r2t_sn) = (0, 0, 0);
+        r2ts.clear();
+    }
+
     /// Chunks of the pool that it holds.
     pub(super) fn chunks(&self) -> usize {
         let chunks = |buf: &Option<DmaBuf>| buf.as_ref().map_or(0, DmaBuf::chunks);
@@ -115,6 +137,28 @@ pub(super) struct DataIn {
     pub(super) piece: Option<Piece>,
     /// Known once everything was read.
     pub(super) outcome: Option<Outcome>,
+}
+
+impl DataIn {
+    /// Of a command that has just come; what the last one had is given back already.
+    fn begin(&mut self) {
+        let Self {
+            lba,
+            blocks,
+            presented,
+            limit,
+            sent,
+            data_sn,
+            reading,
+            piece,
+            outcome,
+        } = self;
+        assert!(piece.is_none(), "given back");
+        (*lba, *blocks, *presented) = (0, 0, 0);
+        (*limit, *sent, *data_sn) = (0, 0, 0);
+        *reading = false;
+        *outcome = None;
+    }
 }
 
 /// A buffer from which Data-In PDUs are being cut.
@@ -174,7 +218,134 @@ pub(super) struct Task {
     pub(super) waits: bool,
 }
 
+/// A command as it comes into the table.
+#[derive(Debug)]
+pub(super) struct Arrived<'a> {
+    pub(super) connection: ConnectionIndex,
+    pub(super) command: &'a ScsiCommand,
+    pub(super) cdb: Cdb,
+    pub(super) mapped: Option<u16>,
+    pub(super) priority: u8,
+    pub(super) now: Instant,
+}
+
+/// What is left of a task that has ended: what its answer and its task set ask for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    pub(super) connection: ConnectionIndex,
+    pub(super) itt: Itt,
+    pub(super) lun: LunField,
+    pub(super) mapped: Option<u16>,
+    pub(super) in_order: bool,
+}
+
 impl Task {
+    /// The place of a task, before the first one begins in it.
+    pub(super) fn vacant(now: Instant) -> Self {
+        Self {
+            id: TaskId { slot: 0, serial: 0 },
+            connection: ConnectionIndex::LEADING,
+            itt: Itt::RESERVED,
+            lun: LunField([0; 8]),
+            cmd_sn: CmdSn(0),
+            immediate: false,
+            read: false,
+            write: false,
+            expected: 0,
+            command: Command {
+                cdb: Cdb::new(&[0; 16]),
+                attribute: TaskAttribute::Simple,
+                data_out_bytes: 0,
+                data_in_bytes: 0,
+            },
+            mapped: None,
+            scsi: None,
+            state: State::Arriving,
+            reserved: 0,
+            data_out: DataOut::default(),
+            data_in: DataIn::default(),
+            verdict: None,
+            changing: (UnitIndex(0), 0, 0),
+            freeze: None,
+            in_order: false,
+            priority: 0,
+            clears: false,
+            tells_aborted: false,
+            aborted: false,
+            aborted_by: AbortedBy::new(),
+            last_progress: now,
+            waits: false,
+        }
+    }
+
+    /// A command has come and takes the place of a task that has ended: every field is set anew,
+    /// and no buffer, nor anything else that would have to be given back, is among the old ones.
+    pub(super) fn begin(&mut self, as_id: TaskId, arrived: &Arrived<'_>) {
+        let Self {
+            id,
+            connection,
+            itt,
+            lun,
+            cmd_sn,
+            immediate,
+            read,
+            write,
+            expected,
+            command,
+            mapped,
+            scsi,
+            state,
+            reserved,
+            data_out,
+            data_in,
+            verdict,
+            changing,
+            freeze,
+            in_order,
+            priority,
+            clears,
+            tells_aborted,
+            aborted,
+            aborted_by,
+            last_progress,
+            waits,
+        } = self;
+        let pdu = arrived.command;
+        *id = as_id;
+        *connection = arrived.connection;
+        (*itt, *lun, *cmd_sn) = (pdu.itt, pdu.lun, pdu.cmd_sn);
+        (*immediate, *read, *write) = (pdu.immediate, pdu.read, pdu.write);
+        *expected = pdu.expected_data_transfer_length;
+        command.cdb = arrived.cdb;
+        command.attribute = attribute(pdu.attribute);
+        command.data_out_bytes = if pdu.write { *expected } else { 0 };
+        command.data_in_bytes = if pdu.read { *expected } else { 0 };
+        *mapped = arrived.mapped;
+        assert!(scsi.is_none() && freeze.is_none() && *reserved == 0, "gone");
+        *state = State::Arriving;
+        data_out.begin(pdu.write && !pdu.final_);
+        data_in.begin();
+        *verdict = None;
+        *changing = (UnitIndex(0), 0, 0);
+        *priority = arrived.priority;
+        (*in_order, *clears, *tells_aborted) = (false, false, false);
+        *aborted = false;
+        aborted_by.clear();
+        *last_progress = arrived.now;
+        *waits = false;
+    }
+
+    /// What is still asked of it when it has left the table.
+    pub(super) fn ended(&self) -> Ended {
+        Ended {
+            connection: self.connection,
+            itt: self.itt,
+            lun: self.lun,
+            mapped: self.mapped,
+            in_order: self.in_order,
+        }
+    }
+
     /// The device owns a buffer of this task, or will touch the medium for it.
     pub(super) fn at_device(&self) -> bool {
         self.state == State::Device || self.data_in.reading
@@ -192,5 +363,16 @@ impl Task {
     /// Neither a device nor another core has anything of this task: it may go.
     pub(super) fn is_free(&self) -> bool {
         !self.at_device() && self.state != State::Changing
+    }
+}
+
+fn attribute(wire: crate::pdu::TaskAttribute) -> TaskAttribute {
+    match wire {
+        crate::pdu::TaskAttribute::Untagged | crate::pdu::TaskAttribute::Simple => {
+            TaskAttribute::Simple
+        }
+        crate::pdu::TaskAttribute::Ordered => TaskAttribute::Ordered,
+        crate::pdu::TaskAttribute::HeadOfQueue => TaskAttribute::HeadOfQueue,
+        crate::pdu::TaskAttribute::Aca => TaskAttribute::Aca,
     }
 }

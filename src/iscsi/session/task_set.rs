@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use crate::scsi::{AdditionalSense, Outcome, Sense, SenseKey, Status, TaskAttribute};
 
 use super::table::{TaskId, TaskTable};
-use super::task::{State, Task};
+use super::task::{Ended, State, Task};
 use super::{Env, Guard, IMMEDIATE_MAX, QUEUE_DEPTH_MAX, Session};
 
 /// SAM-5 §8.7: an ACA task where there is no auto contingent allegiance.
@@ -187,14 +187,14 @@ impl Session {
 
     /// A delivered task is gone and its answer, if it gets one, is queued.
     #[inline]
-    pub(super) fn leave_task_set(&mut self, env: &mut Env<'_>, task: &Task) {
+    pub(super) fn leave_task_set(&mut self, env: &mut Env<'_>, task: &Ended) {
         if !self.ordering.is_idle() {
             self.left(env, task);
         }
     }
 
     #[cold]
-    fn left(&mut self, env: &mut Env<'_>, task: &Task) {
+    fn left(&mut self, env: &mut Env<'_>, task: &Ended) {
         if task.in_order {
             self.ordering.about -= 1;
         }
