@@ -5,7 +5,7 @@
 //! of a vectored send. Payload is never copied: a [`DmaBuf`] is held here, unchanged, until its
 //! last byte was taken by the stream.
 //!
-//! Invariants: `pieces` describe exactly the bytes of the ring, in order; a piece is never empty.
+//! Invariants: `runs` describe exactly the bytes of the ring, in order; a run is never empty.
 //!
 //! Bounds: the ring holds [`RING_BYTES`]. Whoever queues something that can wait (Data-In, R2T)
 //! asks [`TransmitQueue::has_room`] first, which keeps [`RING_RESERVE`] for what cannot: the
@@ -46,19 +46,24 @@ pub const SLICES_MAX: usize = 512;
 /// Pieces that one send to a flow of our own TCP gathers.
 pub const PIECES_MAX: usize = 128;
 
+/// Bytes of the ring and the payload behind them: a header and its data segment, or several headers
+/// of which the last has one.
 #[derive(Debug)]
-enum Piece {
-    Ring { bytes: usize },
-    Payload { slot: u16, range: Range<usize> },
+struct Run {
+    ring: usize,
+    /// Empty where no payload follows.
+    payload: Range<usize>,
+    /// Whose payload it is.
+    slot: u16,
 }
 
-/// A buffer that pieces refer to.
+/// A buffer that runs refer to.
 #[derive(Debug)]
 struct HeldBuf {
     buf: Option<DmaBuf>,
-    /// Pieces that still refer to it.
-    pieces: u32,
-    /// No further piece will be cut from it.
+    /// Runs that still refer to it.
+    runs: u32,
+    /// No further run will be cut from it.
     released: bool,
 }
 
@@ -74,7 +79,7 @@ pub struct TransmitQueue {
     /// Offset of the oldest byte in `ring`.
     head: usize,
     used: usize,
-    pieces: VecDeque<Piece>,
+    runs: VecDeque<Run>,
     held: Vec<HeldBuf>,
     free: Vec<u16>,
     payload: usize,
@@ -96,7 +101,7 @@ impl TransmitQueue {
             ring: vec![0; RING_BYTES].into_boxed_slice(),
             head: 0,
             used: 0,
-            pieces: VecDeque::with_capacity(256),
+            runs: VecDeque::with_capacity(256),
             held: Vec::with_capacity(64),
             free: Vec::with_capacity(64),
             payload: 0,
@@ -112,7 +117,7 @@ impl TransmitQueue {
             ring: Box::default(),
             head: 0,
             used: 0,
-            pieces: VecDeque::new(),
+            runs: VecDeque::new(),
             held: Vec::new(),
             free: Vec::new(),
             payload: 0,
@@ -130,7 +135,7 @@ impl TransmitQueue {
 
     /// Nothing waits to be sent.
     pub fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.runs.is_empty()
     }
 
     /// Bytes that are waiting.
@@ -176,73 +181,54 @@ impl TransmitQueue {
             return false;
         }
         let length = u32::try_from(data.len()).expect("fits() bounds it by the ring");
-        let before = self.used;
         self.put_header(bhs.with_lengths(0, length));
         if !data.is_empty() {
+            let digest = self.data_digest.then(|| digest_of([data]));
             self.put(data);
-            self.put_padding(data.len());
-            if self.data_digest {
-                let mut digest = DataDigest::new();
-                digest.update(data);
-                digest.update(&PADDING[..padding(data.len())]);
-                self.put(&digest_to_wire(digest.finish()));
-            }
+            self.put_trailer(data.len(), digest);
         }
-        self.ring_piece(self.used - before);
         true
     }
 
     /// Takes a buffer that Data-In will be cut from.
     pub fn hold(&mut self, buf: DmaBuf) -> Held {
-        let entry = HeldBuf {
-            buf: Some(buf),
-            pieces: 0,
-            released: false,
-        };
         if let Some(slot) = self.free.pop() {
-            self.held[usize::from(slot)] = entry;
+            let entry = &mut self.held[usize::from(slot)];
+            let old = entry.buf.replace(buf);
+            assert!(old.is_none() && entry.runs == 0, "a free place is empty");
+            entry.released = false;
             Held(slot)
         } else {
             let slot = u16::try_from(self.held.len()).expect("bounded by the command window");
-            self.held.push(entry);
+            self.held.push(HeldBuf {
+                buf: Some(buf),
+                runs: 0,
+                released: false,
+            });
             Held(slot)
         }
     }
 
     /// Queues a PDU whose data segment is `range` of a held buffer. Ask [`Self::has_room`] first.
     pub fn push_payload(&mut self, bhs: Bhs, held: &Held, range: Range<usize>) {
-        let length = u32::try_from(range.len()).expect("a data segment has at most 2^24 - 1 bytes");
-        let before = self.used;
+        let bytes = range.len();
+        let length = u32::try_from(bytes).expect("a data segment has at most 2^24 - 1 bytes");
         self.put_header(bhs.with_lengths(0, length));
-        self.ring_piece(self.used - before);
-        if range.is_empty() {
+        if bytes == 0 {
             return;
         }
-        let mut digest = DataDigest::new();
         let entry = &mut self.held[usize::from(held.0)];
-        entry.pieces += 1;
-        if self.data_digest {
-            let buf = entry
-                .buf
-                .as_ref()
-                .expect("a Held stands for a buffer that is here");
-            for slice in buf.range_slices(range.start, range.len()) {
-                digest.update(slice);
-            }
-        }
-        self.payload += range.len();
-        let bytes = range.len();
-        self.pieces.push_back(Piece::Payload {
-            slot: held.0,
-            range,
+        entry.runs += 1;
+        let digest = self.data_digest.then(|| {
+            let buf = entry.buf.as_ref();
+            let buf = buf.expect("a Held stands for a buffer that is here");
+            digest_of(buf.range_slices(range.start, bytes))
         });
-        let before = self.used;
-        self.put_padding(bytes);
-        if self.data_digest {
-            digest.update(&PADDING[..padding(bytes)]);
-            self.put(&digest_to_wire(digest.finish()));
-        }
-        self.ring_piece(self.used - before);
+        self.payload += bytes;
+        let run = self.runs.back_mut();
+        let run = run.expect("the header has just been put into it");
+        (run.payload, run.slot) = (range, held.0);
+        self.put_trailer(bytes, digest);
     }
 
     /// No further PDU is cut from this buffer; it goes back to its pool with its last byte.
@@ -253,7 +239,7 @@ impl TransmitQueue {
     pub fn release(&mut self, held: Held) {
         let entry = &mut self.held[usize::from(held.0)];
         entry.released = true;
-        if entry.pieces == 0 {
+        if entry.runs == 0 {
             entry.buf = None;
             self.free.push(held.0);
         }
@@ -262,26 +248,22 @@ impl TransmitQueue {
     /// What to send next, oldest first.
     pub fn gather<'a>(&'a self, out: &mut ArrayVec<IoSlice<'a>, SLICES_MAX>) {
         let mut at = self.head;
-        for piece in &self.pieces {
-            match piece {
-                Piece::Ring { bytes } => {
-                    let first = (*bytes).min(RING_BYTES - at);
-                    if out.remaining_capacity() < 2 {
-                        return;
-                    }
-                    out.push(IoSlice::new(&self.ring[at..at + first]));
-                    if first < *bytes {
-                        out.push(IoSlice::new(&self.ring[..bytes - first]));
-                    }
-                    at = (at + bytes) % RING_BYTES;
+        for run in &self.runs {
+            if run.ring > 0 {
+                if out.remaining_capacity() < 2 {
+                    return;
                 }
-                Piece::Payload { slot, range } => {
-                    let buf = self.held[usize::from(*slot)].buf.as_ref();
-                    let buf = buf.expect("a piece keeps its buffer");
-                    for slice in buf.range_slices(range.start, range.len()) {
-                        if out.try_push(IoSlice::new(slice)).is_err() {
-                            return;
-                        }
+                let (first, rest) = self.in_ring(at, run.ring);
+                out.push(IoSlice::new(first));
+                if !rest.is_empty() {
+                    out.push(IoSlice::new(rest));
+                }
+                at = (at + run.ring) % RING_BYTES;
+            }
+            if let Some(buf) = self.payload_of(run) {
+                for slice in buf.range_slices(run.payload.start, run.payload.len()) {
+                    if out.try_push(IoSlice::new(slice)).is_err() {
+                        return;
                     }
                 }
             }
@@ -291,75 +273,87 @@ impl TransmitQueue {
     /// The same for a stream that keeps buffers until the peer has acknowledged their bytes.
     pub fn gather_pieces<'a>(&'a self, out: &mut ArrayVec<mem::Piece<'a>, PIECES_MAX>) {
         let mut at = self.head;
-        for piece in &self.pieces {
-            if out.remaining_capacity() < 2 {
-                return;
+        for run in &self.runs {
+            if run.ring > 0 {
+                if out.remaining_capacity() < 2 {
+                    return;
+                }
+                let (first, rest) = self.in_ring(at, run.ring);
+                out.push(mem::Piece::Bytes(first));
+                if !rest.is_empty() {
+                    out.push(mem::Piece::Bytes(rest));
+                }
+                at = (at + run.ring) % RING_BYTES;
             }
-            match piece {
-                Piece::Ring { bytes } => {
-                    let first = (*bytes).min(RING_BYTES - at);
-                    out.push(mem::Piece::Bytes(&self.ring[at..at + first]));
-                    if first < *bytes {
-                        out.push(mem::Piece::Bytes(&self.ring[..bytes - first]));
-                    }
-                    at = (at + bytes) % RING_BYTES;
+            if let Some(buf) = self.payload_of(run) {
+                if out.remaining_capacity() < 2 {
+                    return;
                 }
-                Piece::Payload { slot, range } => {
-                    let buf = self.held[usize::from(*slot)].buf.as_ref();
-                    let buf = buf.expect("a piece keeps its buffer");
-                    out.push(mem::Piece::Buffer(buf, range.clone()));
-                }
+                out.push(mem::Piece::Buffer(buf, run.payload.clone()));
             }
         }
+    }
+
+    /// So many bytes of the ring from `at` on, which may go on at its beginning.
+    #[inline]
+    fn in_ring(&self, at: usize, bytes: usize) -> (&[u8], &[u8]) {
+        match self.ring.get(at..at + bytes) {
+            Some(all) => (all, &[]),
+            None => (&self.ring[at..], &self.ring[..at + bytes - RING_BYTES]),
+        }
+    }
+
+    /// The buffer of a run, unless it has no payload.
+    #[inline]
+    fn payload_of(&self, run: &Run) -> Option<&DmaBuf> {
+        if run.payload.is_empty() {
+            return None;
+        }
+        let buf = self.held[usize::from(run.slot)].buf.as_ref();
+        Some(buf.expect("a run keeps its buffer"))
     }
 
     /// The stream took `bytes` of what [`Self::gather`] or [`Self::gather_pieces`] showed.
     pub fn advance(&mut self, mut bytes: usize) {
         while bytes > 0 {
-            let piece = self
-                .pieces
+            let run = self
+                .runs
                 .front_mut()
                 .expect("no more was taken than was shown");
-            match piece {
-                Piece::Ring { bytes: left } => {
-                    let taken = bytes.min(*left);
-                    *left -= taken;
-                    let done = *left == 0;
-                    self.head = (self.head + taken) % RING_BYTES;
-                    self.used -= taken;
-                    bytes -= taken;
-                    if done {
-                        self.pieces.pop_front();
-                    }
-                }
-                Piece::Payload { slot, range } => {
-                    let taken = bytes.min(range.len());
-                    range.start += taken;
-                    self.payload -= taken;
-                    bytes -= taken;
-                    if range.start == range.end {
-                        let slot = *slot;
-                        self.pieces.pop_front();
-                        self.piece_done(slot);
-                    }
+            let small = bytes.min(run.ring);
+            run.ring -= small;
+            self.head = (self.head + small) % RING_BYTES;
+            self.used -= small;
+            bytes -= small;
+            let had_payload = !run.payload.is_empty();
+            let large = bytes.min(run.payload.len());
+            run.payload.start += large;
+            self.payload -= large;
+            bytes -= large;
+            if run.ring == 0 && run.payload.is_empty() {
+                let slot = run.slot;
+                self.runs.pop_front();
+                if had_payload {
+                    self.run_done(slot);
                 }
             }
         }
-        if self.pieces.is_empty() {
+        if self.runs.is_empty() {
             // Start over at the cache-hot end.
             self.head = 0;
         }
     }
 
-    fn piece_done(&mut self, slot: u16) {
+    fn run_done(&mut self, slot: u16) {
         let entry = &mut self.held[usize::from(slot)];
-        entry.pieces -= 1;
-        if entry.pieces == 0 && entry.released {
+        entry.runs -= 1;
+        if entry.runs == 0 && entry.released {
             entry.buf = None;
             self.free.push(slot);
         }
     }
 
+    #[inline]
     fn put_header(&mut self, bhs: Bhs) {
         self.put(bhs.bytes());
         if self.header_digest {
@@ -367,31 +361,59 @@ impl TransmitQueue {
         }
     }
 
+    /// Appends to the ring, and to the last run.
+    #[inline]
     fn put(&mut self, bytes: &[u8]) {
         assert!(
             self.used + bytes.len() <= RING_BYTES,
             "callers ask for room first"
         );
         let at = (self.head + self.used) % RING_BYTES;
-        let first = bytes.len().min(RING_BYTES - at);
-        self.ring[at..at + first].copy_from_slice(&bytes[..first]);
-        self.ring[..bytes.len() - first].copy_from_slice(&bytes[first..]);
+        match self.ring.get_mut(at..at + bytes.len()) {
+            Some(place) => place.copy_from_slice(bytes),
+            None => self.put_around(at, bytes),
+        }
         self.used += bytes.len();
-    }
-
-    fn put_padding(&mut self, data: usize) {
-        self.put(&PADDING[..padding(data)]);
-    }
-
-    fn ring_piece(&mut self, bytes: usize) {
-        if bytes == 0 {
-            return;
-        }
-        match self.pieces.back_mut() {
-            Some(Piece::Ring { bytes: last }) => *last += bytes,
-            _ => self.pieces.push_back(Piece::Ring { bytes }),
+        match self.runs.back_mut() {
+            Some(run) if run.payload.is_empty() => run.ring += bytes.len(),
+            _ => self.runs.push_back(Run {
+                ring: bytes.len(),
+                payload: 0..0,
+                slot: 0,
+            }),
         }
     }
+
+    /// The ring's end comes before that of `bytes`.
+    #[cold]
+    fn put_around(&mut self, at: usize, bytes: &[u8]) {
+        let (first, rest) = bytes.split_at(RING_BYTES - at);
+        self.ring[at..].copy_from_slice(first);
+        self.ring[..rest.len()].copy_from_slice(rest);
+    }
+
+    /// What stands behind a data segment of so many bytes: padding, and the data digest.
+    #[inline]
+    fn put_trailer(&mut self, data: usize, digest: Option<DataDigest>) {
+        let pad = &PADDING[..padding(data)];
+        if !pad.is_empty() {
+            self.put(pad);
+        }
+        if let Some(mut digest) = digest {
+            digest.update(pad);
+            self.put(&digest_to_wire(digest.finish()));
+        }
+    }
+}
+
+/// The data digest so far, of a data segment in pieces.
+#[cold]
+fn digest_of<'a>(slices: impl IntoIterator<Item = &'a [u8]>) -> DataDigest {
+    let mut digest = DataDigest::new();
+    for slice in slices {
+        digest.update(slice);
+    }
+    digest
 }
 
 const PADDING: [u8; 3] = [0; 3];

@@ -97,22 +97,28 @@ impl Window {
     /// accepted and still hold something; `floor` is what of the pool stays set aside so that every
     /// session of the core can have its first command.
     pub(super) fn grant(&mut self, under_way: u32, floor: usize, pool: &Pool) {
+        let mut admitted = under_way + self.credits;
+        if admitted >= self.depth {
+            return;
+        }
         // A lone session gets its depth; in a crowd, each takes at most a part of what is left
         // beyond the floor and the room that READs and large WRITEs need.
         let spare = pool
             .available()
             .saturating_sub(floor + pool.chunks() / SPARE_PART);
         let share = spare / SHARE_PART;
-        while under_way + self.credits < self.depth {
-            let has = (under_way + self.credits) as usize * self.chunks_per_command;
+        let mut has = admitted as usize * self.chunks_per_command;
+        while admitted < self.depth {
             let first = has == 0;
-            if !first && has + self.chunks_per_command > share {
+            has += self.chunks_per_command;
+            if !first && has > share {
                 return;
             }
             if !pool.reserve(self.chunks_per_command) {
                 return;
             }
             self.credits += 1;
+            admitted += 1;
         }
     }
 
