@@ -8,6 +8,7 @@
 use std::fmt;
 use std::iter::FusedIterator;
 use std::marker::PhantomData;
+use std::mem;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -107,24 +108,35 @@ impl DmaBuf {
     /// The raw pieces of `range`, in order, as (first byte, length in bytes). Panics if the range
     /// does not lie inside the buffer. The pointers stay good while the buffer is neither dropped
     /// nor truncated; who reads or writes through them must own the buffer, or have it lent.
+    #[inline]
     pub fn segments(&self, range: Range<usize>) -> Segments<'_> {
         assert!(
             range.start <= range.end && range.end <= self.len,
             "bytes {range:?} are inside a buffer of {} bytes",
             self.len
         );
-        let mut chunk = self.chain.head;
-        if let Some(pool) = &self.pool {
-            for _ in 0..range.start / CHUNK_BYTES {
-                chunk = pool.next(chunk);
-            }
-        }
+        let skip = range.start / CHUNK_BYTES;
         Segments {
             buf: self,
-            chunk,
+            chunk: if skip == 0 {
+                self.chain.head
+            } else {
+                self.chunk_at(skip)
+            },
             offset: range.start % CHUNK_BYTES,
             left: range.end - range.start,
         }
+    }
+
+    /// The chunk behind so many others.
+    fn chunk_at(&self, skip: usize) -> u32 {
+        let mut chunk = self.chain.head;
+        if let Some(pool) = &self.pool {
+            for _ in 0..skip {
+                chunk = pool.next(chunk);
+            }
+        }
+        chunk
     }
 
     /// Views of `range`, in order, that stay good after the buffer is gone: `take` gets each, one
@@ -135,11 +147,9 @@ impl DmaBuf {
             return;
         };
         let mut segments = self.segments(range);
-        loop {
+        while segments.left > 0 {
             let (chunk, offset) = (segments.chunk, segments.offset);
-            let Some((_, len)) = segments.next() else {
-                return;
-            };
+            let len = segments.advance(pool);
             take(Loan::new(pool, chunk, offset, len));
         }
     }
@@ -163,9 +173,12 @@ impl DmaBuf {
 
     /// The contents from `offset` on for `len` bytes, in order, to be written. Panics beyond the
     /// end.
+    #[inline]
     pub fn range_slices_mut(&mut self, offset: usize, len: usize) -> SlicesMut<'_> {
         let range = self.range(offset, len);
-        if let Some(pool) = self.pool.as_ref().filter(|pool| pool.loans.is_any()) {
+        if let Some(pool) = &self.pool
+            && pool.loans.is_any()
+        {
             let mut chunk = self.chain.head;
             for _ in 0..self.chain.chunks {
                 assert!(!pool.loans.is_out(chunk), "what is lent is not written");
@@ -280,16 +293,19 @@ pub struct Segments<'a> {
     left: usize,
 }
 
-impl Iterator for Segments<'_> {
-    type Item = (NonNull<u8>, usize);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let pool = self.buf.pool.as_ref()?;
-        if self.left == 0 {
-            return None;
+impl Segments<'_> {
+    /// Goes on to behind the run of neighbours that the next byte is in, and says how long it is.
+    /// Something must be left.
+    #[inline]
+    fn advance(&mut self, pool: &Core) -> usize {
+        if self.left <= CHUNK_BYTES - self.offset {
+            // What is left ends in this chunk: most ranges do so at once.
+            return mem::take(&mut self.left);
         }
-        // SAFETY: `offset` is below the chunk's length.
-        let start = unsafe { pool.chunk(self.chunk).add(self.offset) };
+        self.advance_chunks(pool)
+    }
+
+    fn advance_chunks(&mut self, pool: &Core) -> usize {
         let mut len = 0;
         loop {
             let piece = self.left.min(CHUNK_BYTES - self.offset);
@@ -297,17 +313,31 @@ impl Iterator for Segments<'_> {
             self.left -= piece;
             self.offset += piece;
             if self.offset < CHUNK_BYTES {
-                break;
+                return len;
             }
             let next = pool.next(self.chunk);
             let adjacent = self.chunk.checked_add(1) == Some(next);
             self.chunk = next;
             self.offset = 0;
             if self.left == 0 || !adjacent {
-                break;
+                return len;
             }
         }
-        Some((start, len))
+    }
+}
+
+impl Iterator for Segments<'_> {
+    type Item = (NonNull<u8>, usize);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            return None;
+        }
+        let pool = self.buf.pool.as_ref()?;
+        // SAFETY: `offset` is below the chunk's length.
+        let start = unsafe { pool.chunk(self.chunk).add(self.offset) };
+        Some((start, self.advance(pool)))
     }
 }
 

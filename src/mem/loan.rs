@@ -100,8 +100,17 @@ impl Loan {
             offset: u32::try_from(offset % CHUNK_BYTES).expect("less than a chunk"),
             len: u32::try_from(len).expect("a buffer is shorter than 4 GiB"),
         };
-        loan.run().for_each(|chunk| pool.loans.begin(chunk));
+        if loan.is_in_one_chunk() {
+            pool.loans.begin(loan.chunk);
+        } else {
+            loan.run().for_each(|chunk| pool.loans.begin(chunk));
+        }
         loan
+    }
+
+    /// What the loan of a block or of a PDU's payload mostly is.
+    fn is_in_one_chunk(&self) -> bool {
+        self.offset as usize + self.len as usize <= CHUNK_BYTES
     }
 
     /// A view of a part of it. Panics if the range is empty or does not lie inside.
@@ -145,10 +154,15 @@ impl Deref for Loan {
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        for chunk in self.run() {
+        let end = |chunk| {
             if self.pool.loans.end(chunk) {
                 self.pool.give_one(chunk);
             }
+        };
+        if self.is_in_one_chunk() {
+            end(self.chunk);
+        } else {
+            self.run().for_each(end);
         }
     }
 }

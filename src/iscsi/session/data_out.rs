@@ -322,6 +322,12 @@ impl Task {
         floor: usize,
         bytes: usize,
     ) -> Option<DmaBuf> {
+        let need = Pool::chunks_for(bytes);
+        if need <= self.reserved {
+            self.reserved -= need;
+            let buf = pool.alloc_reserved(bytes);
+            return Some(buf.expect("what a task has reserved is there"));
+        }
         let mut buf = DmaBuf::empty();
         self.extend(pool, floor, &mut buf, bytes).then_some(buf)
     }
