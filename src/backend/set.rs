@@ -20,7 +20,9 @@ use super::backing::{Backing, Device};
 use super::faults::Verdict;
 use super::file::{Files, Wake};
 use super::memory::ZERO_STEP_BYTES;
-use super::request::{Completion, IoError, LbaRun, Manner, Operation, Request, Token, UnitIndex};
+use super::request::{
+    Completion, DeviceInfo, IoError, LbaRun, Manner, Operation, Request, Token, UnitIndex,
+};
 use super::spec::OpenError;
 
 /// Completions for which room is made at start.
@@ -55,6 +57,8 @@ pub struct Set {
     ready: VecDeque<Completion>,
     zeroing: VecDeque<Zeroing>,
     parked: Vec<Parked>,
+    /// A unit was attached whose device has faults on purpose.
+    may_fault: bool,
     files: Option<Files>,
     wake: Arc<Wake>,
 }
@@ -94,6 +98,7 @@ impl Set {
             ready: VecDeque::with_capacity(READY_CAPACITY),
             zeroing: VecDeque::new(),
             parked: Vec::new(),
+            may_fault: false,
             files: None,
             wake: Arc::new(Wake::new()?),
         })
@@ -121,6 +126,7 @@ impl Set {
                 files.attach(unit.0, object)?
             }
         };
+        self.may_fault |= backing.faults().is_some();
         *place = Some(Arc::clone(backing));
         Ok(engine)
     }
@@ -141,19 +147,26 @@ impl Set {
 
     /// Starts a request. Its completion comes out of a later [`Set::poll`], whatever happens.
     pub fn submit(&mut self, request: Request) {
+        if self.may_fault {
+            self.submit_faulty(request);
+        } else {
+            self.start(request);
+        }
+    }
+
+    /// The same where faults may be wanted.
+    #[cold]
+    fn submit_faulty(&mut self, request: Request) {
         let backing = self
             .units
             .get(usize::from(request.unit.0))
             .and_then(Option::as_ref);
-        let Some(backing) = backing else {
-            return self.fail(request, IoError::NotReady);
-        };
         let verdict = backing
-            .faults()
+            .and_then(|backing| backing.faults())
             .map_or(Verdict::Run, |it| it.on_submit(&request.operation));
         match verdict {
             Verdict::Run => self.start(request),
-            Verdict::Fail(error) => self.fail(request, error),
+            Verdict::Fail(error) => self.done(request.token, Err(error), request.operation),
             Verdict::Hold => self.parked.push(Parked {
                 request,
                 until: Until::Released,
@@ -186,8 +199,11 @@ impl Set {
             files.poll(&mut self.ready);
         }
         self.zero_step();
-        let room = (done.capacity() - done.len()).min(self.ready.len());
-        done.extend(self.ready.drain(..room));
+        while done.len() < done.capacity()
+            && let Some(completion) = self.ready.pop_front()
+        {
+            done.push(completion);
+        }
     }
 
     /// Requests that were submitted and whose completions were not polled yet.
@@ -249,6 +265,7 @@ impl Set {
     }
 
     /// Checks a request and gives it to its device.
+    #[inline]
     fn start(&mut self, request: Request) {
         let Request {
             unit,
@@ -256,30 +273,25 @@ impl Set {
             past_limit,
             token,
         } = request;
-        let backing = self.units.get(usize::from(unit.0)).and_then(Option::as_ref);
-        let checked = backing.ok_or(IoError::NotReady).and_then(|backing| {
-            check(&operation, backing)?;
-            Ok(backing)
-        });
-        let backing = match checked {
-            Ok(backing) => backing,
-            Err(error) => return self.done(token, Err(error), operation),
+        let Some(backing) = self.units.get(usize::from(unit.0)).and_then(Option::as_ref) else {
+            return self.done(token, Err(IoError::NotReady), operation);
         };
+        let (lba, blocks) = operation.range();
+        if let Err(error) = check(&operation, (lba, blocks), backing) {
+            return self.done(token, Err(error), operation);
+        }
         let durable = !backing
             .faults()
             .is_some_and(super::Faults::durability_dropped);
-        let trivial = match operation {
-            Operation::Flush => !durable,
-            _ => operation.range().1 == 0,
-        };
-        if trivial {
-            return self.done(token, Ok(()), operation);
-        }
         if !durable {
             forget_fua(&mut operation);
         }
+        let is_flush = matches!(operation, Operation::Flush);
+        if (blocks == 0 && !is_flush) || (is_flush && !durable) {
+            // There is nothing to do.
+            return self.done(token, Ok(()), operation);
+        }
         let size = u64::from(backing.info().block_size);
-        let (lba, blocks) = operation.range();
         let (at, end) = (lba * size, (lba + blocks) * size);
         match backing.device() {
             Device::File(_) => {
@@ -366,10 +378,6 @@ impl Set {
         }
     }
 
-    fn fail(&mut self, request: Request, error: IoError) {
-        self.done(request.token, Err(error), request.operation);
-    }
-
     fn done(&mut self, token: Token, result: Result<(), IoError>, operation: Operation) {
         self.ready.push_back(Completion {
             token,
@@ -398,34 +406,46 @@ impl Drop for Set {
     }
 }
 
-/// What every device relies on.
-fn check(operation: &Operation, backing: &Backing) -> Result<(), IoError> {
+/// What every device relies on, of an operation on `blocks` from `lba` on.
+#[inline]
+fn check(
+    operation: &Operation,
+    (lba, blocks): (u64, u64),
+    backing: &Backing,
+) -> Result<(), IoError> {
     let info = backing.info();
-    if operation.changes_blocks() && info.read_only {
-        return Err(IoError::WriteProtected);
+    if !matches!(operation, Operation::Read { .. }) {
+        check_change(operation, info)?;
     }
-    if matches!(operation, Operation::Unmap { .. }) && !info.unmap {
-        return Err(IoError::Unsupported);
-    }
-    let (lba, blocks) = operation.range();
     if lba
         .checked_add(blocks)
         .is_none_or(|end| end > backing.blocks())
     {
         return Err(IoError::OutOfRange);
     }
-    if let Operation::LbaStatus { buf, .. } = operation
-        && buf.len() != LbaRun::BYTES
-    {
-        debug_assert!(false, "a buffer of {} bytes for a run", buf.len());
-        return Err(IoError::Resource);
-    }
-    if let Operation::Read { buf, blocks, .. } | Operation::Write { buf, blocks, .. } = operation {
-        let bytes = u64::from(*blocks) * u64::from(info.block_size);
-        if buf.len() as u64 != bytes {
-            debug_assert!(false, "a buffer of {} bytes for {blocks} blocks", buf.len());
-            return Err(IoError::Resource);
+    let (buf, bytes) = match operation {
+        Operation::Read { buf, .. } | Operation::Write { buf, .. } => {
+            (buf, blocks * u64::from(info.block_size))
         }
+        Operation::LbaStatus { buf, .. } => (buf, LbaRun::BYTES as u64),
+        Operation::Flush | Operation::Unmap { .. } | Operation::WriteZeroes { .. } => {
+            return Ok(());
+        }
+    };
+    if buf.len() as u64 == bytes {
+        return Ok(());
+    }
+    debug_assert!(false, "a buffer of {} bytes, not {bytes}", buf.len());
+    Err(IoError::Resource)
+}
+
+/// Whether the device does this operation, which may change something, at all.
+fn check_change(operation: &Operation, info: &DeviceInfo) -> Result<(), IoError> {
+    if operation.changes_blocks() && info.read_only {
+        return Err(IoError::WriteProtected);
+    }
+    if matches!(operation, Operation::Unmap { .. }) && !info.unmap {
+        return Err(IoError::Unsupported);
     }
     Ok(())
 }
