@@ -222,11 +222,13 @@ impl Reactor {
             let Request {
                 token, operation, ..
             } = self.held.remove(at);
-            self.completed(Completion {
+            let completion = Completion {
                 token,
                 result: Err(IoError::Resource),
                 buf: operation.into_buf(),
-            });
+            };
+            self.completed_of(index, std::iter::once(completion));
+            self.after_session(index);
         }
     }
 }

@@ -513,42 +513,48 @@ impl Reactor {
             }
             worked = true;
             let mut done = std::mem::take(&mut self.done);
-            for completion in done.drain(..) {
-                self.completed(completion);
-            }
+            self.completed(done.drain(..));
             self.done = done;
         }
         worked
     }
 
-    fn completed(&mut self, completion: Completion) {
-        let Completion { token, result, buf } = completion;
-        let tag = token.finish();
-        if tag >= NO_SESSION {
-            self.completed_without_session(tag, result, buf);
-            return;
+    /// Tells the engines what has ended, and after all that one session has in a row does what is
+    /// due there.
+    fn completed(&mut self, mut done: std::vec::Drain<'_, Completion>) {
+        while let Some(first) = done.as_slice().first() {
+            if first.token.tag() >= NO_SESSION {
+                let Completion { token, result, buf } = done.next().expect("looked at just now");
+                self.completed_without_session(token.finish(), result, buf);
+                continue;
+            }
+            let (index, _) = session::unpack(first.token.tag());
+            let is_its = |next: &&Completion| session::unpack(next.token.tag()).0 == index;
+            let run = done.as_slice().iter().take_while(is_its).count();
+            self.completed_of(index, done.by_ref().take(run));
+            self.after_session(index);
         }
-        let (index, task) = session::unpack(tag);
+    }
+
+    /// Tells one session what has ended; call [`Self::after_session`] then.
+    fn completed_of(&mut self, index: SessionIndex, run: impl Iterator<Item = Completion>) {
         let at = usize::from(index.0);
         let Some(entry) = self.sessions.get_mut(at).and_then(Option::as_mut) else {
             unreachable!("a session stays until its requests have ended");
         };
-        // A request that was held for a freeze ends like this when its task is aborted: no device
-        // has failed.
-        let is_dropped = result == Err(IoError::Resource) && entry.session.is_aborted(task);
-        if let Err(error) = result
-            && !is_dropped
-            && self.device_errors_told < DEVICE_ERRORS_PER_TICK
-            && let Some(unit) = entry.session.unit_of_task(task)
-        {
-            self.device_errors_told += 1;
-            let event = Event::DeviceError { unit, error };
-            self.control.send(ToControl::Tell(Box::new(event)));
+        let env = &mut self.lent.env();
+        for Completion { token, result, buf } in run {
+            let (_, task) = session::unpack(token.finish());
+            if let Err(error) = result
+                && self.device_errors_told < DEVICE_ERRORS_PER_TICK
+                && let Some(unit) = failed_unit(&mut entry.session, task, error)
+            {
+                self.device_errors_told += 1;
+                let event = Event::DeviceError { unit, error };
+                self.control.send(ToControl::Tell(Box::new(event)));
+            }
+            entry.session.complete(env, task, result, buf);
         }
-        entry
-            .session
-            .complete(&mut self.lent.env(), task, result, buf);
-        self.after_session(index);
     }
 
     #[cold]
@@ -717,6 +723,21 @@ impl Reactor {
             }
         }
     }
+}
+
+/// The unit whose device has failed a task's request.
+#[cold]
+fn failed_unit(
+    session: &mut session::Session,
+    task: session::TaskId,
+    error: IoError,
+) -> Option<UnitIndex> {
+    // A request that was held for a freeze ends like this when its task is aborted: no device has
+    // failed.
+    if error == IoError::Resource && session.is_aborted(task) {
+        return None;
+    }
+    session.unit_of_task(task)
 }
 
 /// A poller that wakes for messages, for devices and for ports.
