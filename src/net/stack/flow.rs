@@ -279,6 +279,12 @@ impl Flow {
             window: adjusted.window,
             is_empty: segment.is_empty(),
             has_sack: !segment.options.sack.is_empty(),
+            echo: self
+                .body
+                .guard
+                .recent()
+                .and(segment.options.timestamps)
+                .map(|told| told.echo),
         };
         let advice = self.body.line.recovery.acknowledged(now, &heard);
         let is_duplicate = heard.is_empty && heard.ack == view.snd_una;
@@ -387,7 +393,8 @@ impl Flow {
             self.abort();
             self.body.lost.get_or_insert(Lost::TimedOut);
         }
-        let unanswered = self.body.line.recovery.expired(now);
+        let clock = self.body.clock(now);
+        let unanswered = self.body.line.recovery.expired(now, clock);
         self.duplicate(now, unanswered, core);
         if self.asks_at().is_some_and(|at| at <= now) {
             self.ask(now, core);

@@ -241,6 +241,7 @@ impl End {
                 is_empty: packet.payload_len() == 0,
                 // The only option behind the handshake.
                 has_sack: packet.tcp_bytes() > 20,
+                echo: None,
             };
             recovery.acknowledged(at, &heard)
         });
@@ -429,7 +430,7 @@ impl World {
     fn probe(&mut self, now: u64, who: usize) {
         let end = &mut self.ends[who];
         let at = end.start + Duration::from_nanos(now);
-        let count = end.recovery.as_mut().map_or(0, |it| it.expired(at));
+        let count = end.recovery.as_mut().map_or(0, |it| it.expired(at, 0));
         if let Some(like) = self.last_from_receiver {
             self.ends[who].duplicate(now, like, count);
         }

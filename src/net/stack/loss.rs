@@ -17,7 +17,9 @@
 //! After a timeout everything is sent again, and duplicates that answer what was sent twice are
 //! kept away (RFC 6582 §4.1). And where segments overtake each other, which an answer shows that
 //! comes too soon to be one to the repair, duplicates are held back for a part of a round trip,
-//! like RFC 8985 §6.2 does, since each mistaken repair halves the flow's rate.
+//! like RFC 8985 §6.2 does, since each mistaken repair halves the flow's rate. Where only the
+//! answers were late, the first one shows it by the timestamp that it echoes (RFC 3522), or else by
+//! coming too soon as well: nothing more is sent again then.
 
 use std::time::{Duration, Instant};
 
@@ -90,6 +92,8 @@ pub struct Heard {
     pub is_empty: bool,
     /// It says what has come beyond a hole (RFC 2018).
     pub has_sack: bool,
+    /// Which of our timestamps it echoes, where both ends send them (TSecr, RFC 7323 §3).
+    pub echo: Option<u32>,
 }
 
 /// What to do with it.
@@ -139,6 +143,16 @@ pub struct Recovery {
     held_until: Option<Instant>,
     /// When duplicates began the repair whose first answer has yet to come.
     repaired: Option<Instant>,
+    /// The same, where it began because nothing was answered.
+    asked: Option<Asked>,
+}
+
+/// A flight of which nothing was known to be lost was asked after.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    at: Instant,
+    /// What our timestamps showed: those of what was sent before are older.
+    clock: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -173,6 +187,7 @@ impl Recovery {
             repairs: 0,
             held_until: None,
             repaired: None,
+            asked: None,
         }
     }
 
@@ -203,6 +218,7 @@ impl Recovery {
             self.phase = Phase::Repeating { until: self.max };
             self.held_until = None;
             self.repaired = None;
+            self.asked = None;
         }
     }
 
@@ -287,6 +303,20 @@ impl Recovery {
         false
     }
 
+    /// The first answer since an unanswered flight was asked after. `true`: it answers what was sent
+    /// before that, so that nothing was lost. A peer echoes the timestamp of the segment that
+    /// brought its stream further (RFC 7323 §4.3).
+    fn was_late(&mut self, now: Instant, echo: Option<u32>) -> bool {
+        let Some(asked) = self.asked.take() else {
+            return false;
+        };
+        match (echo, self.round_trip) {
+            (Some(echo), _) => Seq(echo).is_before(Seq(asked.clock)),
+            (None, Some(round_trip)) => now.saturating_duration_since(asked.at) < round_trip / 2,
+            (None, None) => false,
+        }
+    }
+
     /// The flow is to find a loss now. How many duplicates that takes.
     fn repair(&mut self) -> u8 {
         if self.phase == Phase::Open {
@@ -337,7 +367,8 @@ impl Recovery {
         self.is_excused = false;
         self.held_until = None;
         self.measure(now);
-        if self.was_early(now) && matches!(self.phase, Phase::Repairing { .. }) {
+        let is_mistaken = self.was_early(now) | self.was_late(now, heard.echo);
+        if is_mistaken && matches!(self.phase, Phase::Repairing { .. }) {
             self.phase = Phase::Open;
         }
         let mut duplicates = 0;
@@ -401,7 +432,8 @@ impl Recovery {
     }
 
     /// How many made-up duplicates the flow is to see now, because nothing has come for too long.
-    pub fn expired(&mut self, now: Instant) -> u8 {
+    /// `clock`: what our timestamps show.
+    pub fn expired(&mut self, now: Instant, clock: u32) -> u8 {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let is_held = is_due(self.held_until);
         if !is_held && !is_due(self.probe_at) {
@@ -421,6 +453,9 @@ impl Recovery {
             return 0;
         } else {
             self.probes += 1;
+            if self.phase == Phase::Open {
+                self.asked = Some(Asked { at: now, clock });
+            }
         }
         let duplicates = self.repair_again();
         self.set_probe(now);

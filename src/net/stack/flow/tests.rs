@@ -305,6 +305,43 @@ fn a_lost_probe_is_sent_again() {
 }
 
 #[test]
+fn answers_that_are_only_late_cost_one_segment() {
+    for ipv6 in [false, true] {
+        let mut world = World::new(&WorldConfig {
+            ipv6,
+            ..WorldConfig::default()
+        });
+        world.connect();
+        world.transfer([1_000_000, 0]);
+        let given = world.ends[0].given;
+        world.write(0, given + 50_000);
+        world.send(0);
+        // Its segments come one after the other, so that each is answered; all answers wait for
+        // longer than until the flight is asked after.
+        let inbox = std::mem::take(&mut world.ends[1].inbox).into_iter();
+        let spread = inbox.zip(0..).map(|(((at, order), frame), place)| {
+            let at = at + Duration::from_micros(5) * place;
+            ((at, order), frame)
+        });
+        world.ends[1].inbox = spread.collect();
+        let mut answers = Vec::new();
+        let late = world.now + Duration::from_millis(30);
+        while world.now < late {
+            world.run_for(Duration::from_micros(100));
+            answers.extend(std::mem::take(&mut world.ends[0].inbox).into_values());
+        }
+        assert!(answers.len() > 5, "each tells of a part of the flight");
+        assert_eq!(world.counters(0).retransmits, 1);
+        for answer in answers {
+            world.arrive(0, answer);
+        }
+        world.transfer([100_000, 100_000]);
+        assert_eq!(world.counters(0).retransmits, 1);
+        world.close();
+    }
+}
+
+#[test]
 fn a_path_that_gets_narrow_is_followed() {
     for (ipv6, mtu) in [(false, 1400), (true, 1400), (false, 600)] {
         let mut world = World::new(&WorldConfig {

@@ -3,6 +3,8 @@
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
+/// What our timestamps show when a flight is asked after.
+const CLOCK: u32 = 5;
 
 struct Bench {
     recovery: Recovery,
@@ -15,6 +17,7 @@ fn heard(ack: u32, has_sack: bool) -> Heard {
         window: 500,
         is_empty: true,
         has_sack,
+        echo: None,
     }
 }
 
@@ -156,8 +159,8 @@ fn an_unanswered_flight_is_asked_after_a_few_times() {
     let mut bench = Bench::new(true);
     let at = bench.recovery.deadline().unwrap();
     assert_eq!(at, bench.now + PROBE_MIN);
-    assert_eq!(bench.recovery.expired(at - MS), 0);
-    assert_eq!(bench.recovery.expired(at), DUPLICATES);
+    assert_eq!(bench.recovery.expired(at - MS, CLOCK), 0);
+    assert_eq!(bench.recovery.expired(at, CLOCK), DUPLICATES);
     bench.now = at;
     bench.sent(1000);
     assert!(matches!(bench.recovery.phase, Phase::Repairing { .. }));
@@ -166,13 +169,16 @@ fn an_unanswered_flight_is_asked_after_a_few_times() {
         let next = bench.recovery.deadline().unwrap();
         assert_eq!(next, bench.now + PROBE_MIN * expected);
         let (ack, window) = bench.recovery.duplicate();
-        assert_eq!(bench.recovery.expired(next), DUPLICATES + 1);
+        assert_eq!(bench.recovery.expired(next, CLOCK), DUPLICATES + 1);
         assert_eq!(bench.recovery.duplicate(), (ack, window - 1));
         bench.now = next;
         bench.sent(1000);
     }
     assert_eq!(bench.recovery.deadline(), None);
-    assert_eq!(bench.recovery.expired(bench.now + PROBE_MIN * 100), 0);
+    assert_eq!(
+        bench.recovery.expired(bench.now + PROBE_MIN * 100, CLOCK),
+        0
+    );
     // All was there but the last: no more is lost.
     assert_eq!(bench.acknowledged(heard(2000, false)).duplicates, 0);
     assert_eq!(bench.recovery.deadline(), None);
@@ -183,16 +189,92 @@ fn a_core_that_stood_still_gives_the_flight_more_time_once() {
     let mut bench = Bench::new(true);
     let due = bench.recovery.deadline().unwrap();
     let late = due + STOOD_STILL + MS;
-    assert_eq!(bench.recovery.expired(late), 0);
+    assert_eq!(bench.recovery.expired(late, CLOCK), 0);
     assert_eq!(bench.recovery.deadline(), Some(late + PROBE_MIN));
     // However late it looks again.
-    assert_eq!(bench.recovery.expired(late + PROBE_MIN * 10), DUPLICATES);
+    assert_eq!(
+        bench.recovery.expired(late + PROBE_MIN * 10, CLOCK),
+        DUPLICATES
+    );
     // What is answered begins anew.
     bench.now = late + PROBE_MIN * 10;
     bench.sent(1000);
     bench.acknowledged(heard(1100, false));
     let due = bench.recovery.deadline().unwrap();
-    assert_eq!(bench.recovery.expired(due + STOOD_STILL + MS), 0);
+    assert_eq!(bench.recovery.expired(due + STOOD_STILL + MS, CLOCK), 0);
+}
+
+#[test]
+fn answers_that_were_only_late_end_the_repair_of_a_flight_that_was_asked_after() {
+    // By the timestamps, also where these have wrapped, whenever the answer comes; without them, if
+    // it comes within half a round trip.
+    for (echo, wait) in [
+        (Some(CLOCK - 1), MS * 50),
+        (Some(CLOCK.wrapping_sub(6)), MS * 50),
+        (None, MS / 3),
+    ] {
+        let mut bench = Bench::new(true);
+        bench.now = bench.recovery.deadline().unwrap();
+        assert_eq!(bench.recovery.expired(bench.now, CLOCK), DUPLICATES);
+        bench.sent(1000);
+        bench.now += wait;
+        for ack in (1100..2000).step_by(100) {
+            let echo = echo.filter(|_| ack < 1500);
+            let advice = bench.acknowledged(Heard {
+                echo,
+                ..heard(ack, false)
+            });
+            assert_eq!(advice.duplicates, 0, "{ack} needs no repair");
+        }
+        assert_eq!(bench.recovery.phase, Phase::Open);
+        // Nothing has overtaken anything.
+        assert_eq!(bench.recovery.patience, 0);
+        // What is lost now is found as ever.
+        bench.duplicates(1900, 1);
+        assert!(matches!(bench.recovery.phase, Phase::Repairing { .. }));
+    }
+}
+
+#[test]
+fn an_answer_to_what_was_sent_again_goes_on_with_the_repair() {
+    for (echo, wait) in [
+        (Some(CLOCK), MS / 3),
+        (Some(CLOCK + 1), MS / 3),
+        (None, MS / 2),
+    ] {
+        let mut bench = Bench::new(true);
+        bench.now = bench.recovery.deadline().unwrap();
+        bench.recovery.expired(bench.now, CLOCK);
+        bench.sent(1000);
+        bench.now += wait;
+        let advice = bench.acknowledged(Heard {
+            echo,
+            ..heard(1300, true)
+        });
+        assert_eq!(advice.duplicates, DUPLICATES);
+        bench.sent(1300);
+        // Only the first answer tells: this one may be to the old flight.
+        let advice = bench.acknowledged(Heard {
+            echo: Some(CLOCK - 1),
+            ..heard(1500, true)
+        });
+        assert_eq!(advice.duplicates, DUPLICATES);
+    }
+}
+
+#[test]
+fn a_repair_that_duplicates_began_is_not_ended_by_a_late_answer() {
+    let mut bench = Bench::new(true);
+    bench.duplicates(1000, 3);
+    bench.sent(1000);
+    bench.now = bench.recovery.deadline().unwrap();
+    assert_eq!(bench.recovery.expired(bench.now, CLOCK), DUPLICATES + 1);
+    bench.sent(1000);
+    let advice = bench.acknowledged(Heard {
+        echo: Some(CLOCK - 1),
+        ..heard(1300, true)
+    });
+    assert_eq!(advice.duplicates, DUPLICATES);
 }
 
 #[test]
@@ -220,14 +302,14 @@ fn segments_that_overtake_each_other_are_waited_for() {
     assert_eq!(advice, [true, true, false, false, false]);
     let until = bench.recovery.deadline().unwrap();
     assert_eq!(until, bench.now + MS / 4);
-    assert_eq!(bench.recovery.expired(until - MS / 8), 0);
+    assert_eq!(bench.recovery.expired(until - MS / 8, CLOCK), 0);
     // It comes, late.
     bench.acknowledged(heard(1500, true));
     assert_ne!(bench.recovery.deadline(), Some(until));
     // The next one does not.
     bench.duplicates(1500, 3);
     let until = bench.recovery.deadline().unwrap();
-    assert_eq!(bench.recovery.expired(until), 1);
+    assert_eq!(bench.recovery.expired(until, CLOCK), 1);
     assert!(matches!(bench.recovery.phase, Phase::Repairing { .. }));
 }
 
@@ -242,7 +324,7 @@ fn patience_ends_when_repairs_are_needed() {
         let una = bench.recovery.una.0;
         bench.duplicates(una, 3);
         let until = bench.recovery.deadline().unwrap();
-        assert_eq!(bench.recovery.expired(until), 1);
+        assert_eq!(bench.recovery.expired(until, CLOCK), 1);
         bench.now = until;
         bench.answered(heard(next, false));
         for seq in (next..next + 1000).step_by(100) {
@@ -294,6 +376,6 @@ fn thousands_of_duplicates_are_only_many() {
             assert!(bench.acknowledged(heard(1000, sack)).pass);
         }
         let at = bench.recovery.deadline().unwrap();
-        assert_eq!(bench.recovery.expired(at), DUPLICATES + 1);
+        assert_eq!(bench.recovery.expired(at, CLOCK), DUPLICATES + 1);
     }
 }
