@@ -24,8 +24,11 @@ pub struct Cdb {
 impl Cdb {
     /// The CDB of a command without an extended-CDB header segment; shorter CDBs are padded with
     /// zeroes by the initiator (RFC 7143 §11.3.5).
+    #[inline]
     pub fn new(basic: &[u8; CDB_BYTES_BASIC]) -> Self {
-        Self::with_extended(basic, &[]).expect("nothing is beyond the basic bytes")
+        let mut bytes = [0; CDB_BYTES_MAX];
+        bytes[..CDB_BYTES_BASIC].copy_from_slice(basic);
+        Self { bytes }
     }
 
     /// The CDB of a command whose bytes from the 17th on came in `extended`; `None` when all of it
