@@ -89,7 +89,8 @@ impl Handshake {
         while self.login.is_some() {
             match self.framer.next(input)? {
                 None => break,
-                Some(Event::Header(header)) => {
+                Some(Event::Header) => {
+                    let header = self.framer.header();
                     if header.bhs.opcode() != Ok(Opcode::LoginRequest) {
                         return Err(HandshakeFault::NotLogin(header.bhs.bytes()[0] & 0x3f));
                     }

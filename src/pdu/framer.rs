@@ -1,13 +1,12 @@
 //! Cuts a byte stream into PDUs (RFC 7143 §11.1 and §11.2), whatever the fragments it arrives in.
 //!
 //! ```text
-//!  input ─► Header(bhs, ahs) ─► Data(piece) … Data(piece) ─► End { data_digest_ok } ─► Header …
+//!  input ─► Header ─► Data(piece) … Data(piece) ─► End { data_digest_ok } ─► Header …
 //! ```
 //!
-//! Every PDU gives one `Header` (its digest already checked), the pieces of its data segment as
-//! slices of the input, and one `End`. The framer keeps only a header that is not yet whole, and
-//! the few bytes of padding and data digest: never a data segment. A header that lies wholly in the
-//! input is read in place.
+//! Every PDU gives one `Header` (its digest already checked; see [`Framer::header`]), the pieces of
+//! its data segment as slices of the input, and one `End`. The framer keeps the header, and the few
+//! bytes of padding and data digest: never a data segment.
 //!
 //! Instead of feeding data through [`Framer::next`], the caller may receive the [`Framer::missing`]
 //! bytes straight into their destination and report them with [`Framer::advance_direct`].
@@ -45,6 +44,8 @@ pub struct Framer {
     header_digest: bool,
     data_digest: bool,
     state: State,
+    /// Of the PDU that began last.
+    header: Header,
     /// Payload bytes of the current data segment that are still missing.
     missing: u32,
     /// Bytes of padding and data digest behind the current data segment.
@@ -77,8 +78,8 @@ pub struct Header {
 /// What the stream brought next.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event<'a> {
-    /// A PDU begins. Its header digest, if there is one, was right.
-    Header(Header),
+    /// A PDU begins: [`Framer::header`]. Its header digest, if there is one, was right.
+    Header,
     /// The next bytes of the data segment, in order; never empty.
     Data(&'a [u8]),
     /// The PDU is over: comes once for every header, also when there is no data segment.
@@ -108,6 +109,10 @@ impl Framer {
             header_digest: false,
             data_digest: false,
             state: State::Header,
+            header: Header {
+                bhs: Bhs::new([0; BHS_LEN]),
+                ahs: AhsBytes::new(),
+            },
             missing: 0,
             trailer_len: 0,
             digest_due: false,
@@ -150,6 +155,12 @@ impl Framer {
         }
     }
 
+    /// The header of the PDU that began last: all zero before the first.
+    #[inline]
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
     /// How many payload bytes of the current data segment are still missing, without padding and
     /// digest; zero outside a data segment.
     #[inline]
@@ -179,8 +190,7 @@ impl Framer {
         self.state == State::Body || self.partial_len > 0
     }
 
-    /// Reads a header in place when all of it is in the input, else by way of `partial`. The BHS
-    /// goes from the input straight into the event.
+    /// Reads a header in place when all of it is in the input, else by way of `partial`.
     #[inline]
     fn next_header<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, FrameError> {
         if self.partial_len == 0
@@ -191,10 +201,7 @@ impl Framer {
             if let Some((bytes, rest)) = input.split_at_checked(length) {
                 *input = rest;
                 self.begin_body(&bhs, bytes)?;
-                return Ok(Some(Event::Header(Header {
-                    bhs,
-                    ahs: ahs_of(&bhs, bytes),
-                })));
+                return Ok(Some(Event::Header));
             }
         }
         self.collect_header(input)
@@ -222,10 +229,7 @@ impl Framer {
         let partial = self.partial;
         let bytes = &partial[..length];
         self.begin_body(&bhs, bytes)?;
-        Ok(Some(Event::Header(Header {
-            bhs,
-            ahs: ahs_of(&bhs, bytes),
-        })))
+        Ok(Some(Event::Header))
     }
 
     /// Bytes of BHS, AHS and header digest: at most [`HEADER_BYTES_MAX`].
@@ -243,7 +247,8 @@ impl Framer {
         Ok(BHS_LEN + length + if self.header_digest { DIGEST_LEN } else { 0 })
     }
 
-    /// Checks a whole header and prepares for its body. `bytes` has the length of `header_length`.
+    /// Checks a whole header, keeps it and prepares for its body. `bytes` has the length of
+    /// `header_length`.
     #[inline]
     fn begin_body(&mut self, bhs: &Bhs, bytes: &[u8]) -> Result<(), FrameError> {
         if self.header_digest
@@ -264,6 +269,10 @@ impl Framer {
             });
         }
         self.state = State::Body;
+        self.header.bhs = *bhs;
+        if bhs.total_ahs_length() > 0 || !self.header.ahs.is_empty() {
+            self.header.ahs = ahs_of(bhs, bytes);
+        }
         self.missing = length;
         // RFC 7143 §11.2.3: without a data segment there is no data digest either.
         self.digest_due = self.data_digest && length > 0;
@@ -287,6 +296,12 @@ impl Framer {
     /// The padding, whatever its bytes are, and the data digest.
     #[inline]
     fn next_end(&mut self, input: &mut &[u8]) -> Option<Event<'static>> {
+        if self.trailer_len == 0 {
+            self.state = State::Header;
+            return Some(Event::End {
+                data_digest_ok: true,
+            });
+        }
         if !self.collect(input, self.trailer_len) {
             return None;
         }
@@ -319,7 +334,7 @@ impl Framer {
 }
 
 /// The AHS among the bytes of a whole header, whose length `header_length` has bounded.
-#[inline]
+#[cold]
 fn ahs_of(bhs: &Bhs, bytes: &[u8]) -> AhsBytes {
     match bhs.total_ahs_length() {
         0 => AhsBytes::new(),
@@ -391,12 +406,12 @@ mod tests {
         fn feed(&mut self, framer: &mut Framer, mut input: &[u8]) -> Result<(), FrameError> {
             while let Some(event) = framer.next(&mut input)? {
                 match event {
-                    Event::Header(Header { bhs, ahs }) => {
+                    Event::Header => {
                         assert_eq!(self.current, None, "a header within a PDU");
-                        let ahs = ahs.as_slice().to_vec();
+                        let Header { bhs, ahs } = framer.header();
                         self.current = Some(Pdu {
-                            bhs,
-                            ahs,
+                            bhs: *bhs,
+                            ahs: ahs.as_slice().to_vec(),
                             data: Vec::new(),
                         });
                     }
@@ -537,10 +552,7 @@ mod tests {
         let mut framer = framer(true, true);
         let payload = BHS_LEN + DIGEST_LEN;
         let mut input = &wire[..payload + 10];
-        assert!(matches!(
-            framer.next(&mut input),
-            Ok(Some(Event::Header(_)))
-        ));
+        assert_eq!(framer.next(&mut input), Ok(Some(Event::Header)));
         assert_eq!(framer.missing(), 1000);
         assert_eq!(framer.next(&mut input), Ok(Some(Event::Data(&data[..10]))));
         assert_eq!(framer.next(&mut input), Ok(None));
@@ -661,8 +673,8 @@ mod tests {
                     loop {
                         match framer.next(&mut piece) {
                             Ok(None) => break,
-                            Ok(Some(Event::Header(Header { bhs, .. }))) => {
-                                tags.push(bhs.initiator_task_tag());
+                            Ok(Some(Event::Header)) => {
+                                tags.push(framer.header().bhs.initiator_task_tag());
                             }
                             Ok(Some(_)) => {}
                             Err(found) => {

@@ -3,10 +3,13 @@
 
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
+
 use crate::backend::{Operation, UnitIndex};
 use crate::pdu::{
     Ahs, Header, Opcode, RejectReason, Residual, ScsiCommand, ScsiResponse, ScsiResponseCode,
 };
+use crate::scsi::sense::{SENSE_BYTES_MAX, SenseFormat};
 use crate::scsi::{
     self, AdditionalSense, Cdb, Change, Context, Event, LunAddress, Outcome, Sense, SenseKey,
     Status, Step, Transfer,
@@ -17,7 +20,7 @@ use super::data_in::residual;
 use super::table::TaskId;
 use super::task::{Arrived, Ended, State, Task};
 use super::window::Place;
-use super::{Effect, Env, Guard, HeldCommand, IMMEDIATE_MAX, Session};
+use super::{Effect, Env, Guard, HeldCommand, IMMEDIATE_MAX, QUEUE_DEPTH_MAX, Session};
 
 /// RFC 7143 §11.4.7.2: the sense data for what is wrong with a task's data.
 pub(super) const UNEXPECTED_UNSOLICITED_DATA: AdditionalSense = AdditionalSense::new(0x0c, 0x0c);
@@ -25,6 +28,9 @@ pub(super) const INCORRECT_AMOUNT_OF_DATA: AdditionalSense = AdditionalSense::ne
 pub(super) const PROTOCOL_SERVICE_CRC_ERROR: AdditionalSense = AdditionalSense::new(0x47, 0x05);
 /// SAM-5 §5.11: a tag that is in use came again.
 const OVERLAPPED_COMMANDS_ATTEMPTED: AdditionalSense = AdditionalSense::new(0x4e, 0x00);
+
+/// Sense data with their length before them.
+type SenseData = ArrayVec<u8, { 2 + SENSE_BYTES_MAX }>;
 
 /// CHECK CONDITION, ABORTED COMMAND with this code.
 pub(super) fn aborted_command(additional: AdditionalSense) -> Outcome {
@@ -36,17 +42,20 @@ pub(super) fn aborted_command(additional: AdditionalSense) -> Outcome {
 
 impl Session {
     /// A header has come: decides what the PDU is and where its data segment goes.
-    pub(super) fn begin(&mut self, env: &mut Env<'_>, on: ConnectionIndex, header: &Header) {
-        let bhs = header.bhs;
-        self.connections[on]
-            .last_opcodes
-            .push(bhs.bytes()[0] & 0x3f);
-        self.connections[on].acknowledged = bhs.exp_stat_sn();
-        let (kind, sink) = match bhs.opcode() {
-            Ok(Opcode::ScsiCommand) if !self.is_discovery() => self.begin_command(env, on, header),
-            Ok(Opcode::ScsiDataOut) if !self.is_discovery() => self.begin_data_out(env, on, &bhs),
-            Ok(Opcode::NopOut) => self.begin_nop_out(env, on, &bhs),
-            Ok(Opcode::TextRequest) => self.begin_text(on, &bhs),
+    pub(super) fn begin(&mut self, env: &mut Env<'_>, on: ConnectionIndex) {
+        let connection = &mut self.connections[on];
+        let (first, acknowledged) = {
+            let bhs = connection.bhs();
+            (bhs.bytes()[0], bhs.exp_stat_sn())
+        };
+        let opcode = connection.bhs().opcode();
+        connection.last_opcodes.push(first & 0x3f);
+        connection.acknowledged = acknowledged;
+        let (kind, sink) = match opcode {
+            Ok(Opcode::ScsiCommand) if !self.is_discovery() => self.begin_command(env, on),
+            Ok(Opcode::ScsiDataOut) if !self.is_discovery() => self.begin_data_out(env, on),
+            Ok(Opcode::NopOut) => self.begin_nop_out(env, on),
+            Ok(Opcode::TextRequest) => self.begin_text(on),
             Ok(Opcode::TaskManagementRequest) if !self.is_discovery() => {
                 (Kind::Header, Sink::Discard)
             }
@@ -62,21 +71,24 @@ impl Session {
             ) => reject(RejectReason::ProtocolError),
             Ok(_) | Err(_) => reject(RejectReason::CommandNotSupported),
         };
-        self.connections[on].arriving = Some(Arriving { bhs, kind, sink });
+        self.connections[on].arriving = Some(Arriving { kind, sink });
     }
 
     /// The PDU is whole and its data digest known.
     pub(super) fn end(&mut self, env: &mut Env<'_>, on: ConnectionIndex, digest_ok: bool) {
-        let Some(Arriving { bhs, kind, sink }) = self.connections[on].arriving.take() else {
+        let Some(Arriving { kind, sink }) = self.connections[on].arriving.take() else {
             return;
         };
         if !digest_ok && env.guards.hold(Guard::DataDigest) {
-            self.data_digest_error(env, on, &bhs, &kind);
+            self.data_digest_error(env, on, &kind);
             return;
         }
         match kind {
             Kind::Ignore => self.counters.ignored_pdus += 1,
-            Kind::Reject(reason) => self.reject(on, &bhs, reason),
+            Kind::Reject(reason) => {
+                let bhs = *self.connections[on].bhs();
+                self.reject(on, &bhs, reason);
+            }
             Kind::Command { id } => self.end_command(env, id),
             Kind::DataOut {
                 id,
@@ -85,6 +97,7 @@ impl Session {
                 last,
             } => self.end_data_out(env, id, ttt, length, last),
             kind @ (Kind::Nop(_) | Kind::Text(_) | Kind::Header) => {
+                let bhs = *self.connections[on].bhs();
                 self.take_turn(env, on, bhs, kind, sink);
             }
         }
@@ -123,15 +136,11 @@ impl Session {
     /// RFC 7143 §7.8: the PDU is discarded and rejected. A command may come again with its CmdSN; a
     /// task whose Data-Out was hurt ends with an error, since ErrorRecoveryLevel 0 asks for nothing
     /// again.
-    fn data_digest_error(
-        &mut self,
-        env: &mut Env<'_>,
-        on: ConnectionIndex,
-        bhs: &crate::pdu::Bhs,
-        kind: &Kind,
-    ) {
+    #[cold]
+    fn data_digest_error(&mut self, env: &mut Env<'_>, on: ConnectionIndex, kind: &Kind) {
         self.counters.data_digest_errors += 1;
-        self.reject(on, bhs, RejectReason::DataDigestError);
+        let bhs = *self.connections[on].bhs();
+        self.reject(on, &bhs, RejectReason::DataDigestError);
         match *kind {
             Kind::Command { id } => {
                 if self.tasks.find(id).is_some() {
@@ -155,13 +164,8 @@ impl Session {
         }
     }
 
-    fn begin_command(
-        &mut self,
-        env: &mut Env<'_>,
-        on: ConnectionIndex,
-        header: &Header,
-    ) -> (Kind, Sink) {
-        let Ok(command) = ScsiCommand::parse(&header.bhs) else {
+    fn begin_command(&mut self, env: &mut Env<'_>, on: ConnectionIndex) -> (Kind, Sink) {
+        let Ok(command) = ScsiCommand::parse(self.connections[on].bhs()) else {
             return reject(RejectReason::InvalidPduField);
         };
         // RFC 7143 §4.2.2.1: what is outside the window is dropped without a word; a duplicate too.
@@ -181,6 +185,8 @@ impl Session {
             return reject(RejectReason::InvalidPduField);
         }
         let overlaps = self.tasks.by_itt(command.itt).is_some();
+        let header = self.connections[on].framer.header();
+        let immediate = header.bhs.data_segment_length();
         let Some(cdb) = full_cdb(&command, header) else {
             return reject(RejectReason::InvalidPduField);
         };
@@ -214,7 +220,6 @@ impl Session {
             task.clears = true;
             task.verdict = Some(aborted_command(OVERLAPPED_COMMANDS_ATTEMPTED));
         }
-        let immediate = header.bhs.data_segment_length();
         let sink = self.begin_immediate_data(env, id, &command, immediate);
         (Kind::Command { id }, sink)
     }
@@ -229,7 +234,8 @@ impl Session {
     }
 
     pub(super) fn held_at(&mut self, cmd_sn: crate::pdu::CmdSn) -> &mut HeldCommand {
-        let at = cmd_sn.0 as usize % self.held.len();
+        // As a constant: the length of `held`, by which the CPU need not divide.
+        let at = cmd_sn.0 as usize % usize::from(QUEUE_DEPTH_MAX);
         &mut self.held[at]
     }
 
@@ -501,28 +507,11 @@ impl Session {
         let task = self.tasks.slot(slot).expect("callers have found it");
         let residual = task.residual(outcome, presented);
         let exp_data_sn = task.data_in.data_sn.wrapping_add(task.data_out.r2t_sn);
-        let format = task
-            .mapped
-            .and_then(|at| self.luns.get(usize::from(at)))
-            .and_then(|mapped| env.units.get(usize::from(mapped.unit.0)))
-            .map_or(
-                scsi::sense::SenseFormat::Fixed,
-                scsi::LogicalUnit::sense_format,
-            );
-        let task = self.retire(env, slot);
-        // RFC 7143 §11.4.7: the sense data are preceded by their length.
-        let mut data = [0; 2 + scsi::sense::SENSE_BYTES_MAX];
-        let mut length = 0;
+        let mut data = SenseData::new();
         if let Some(sense) = outcome.sense {
-            let mut bytes = [0; scsi::sense::SENSE_BYTES_MAX];
-            let encoded = sense.encode(format, &mut bytes);
-            let prefix = u16::try_from(encoded)
-                .expect("bounded by SENSE_BYTES_MAX")
-                .to_be_bytes();
-            data[..2].copy_from_slice(&prefix);
-            data[2..2 + encoded].copy_from_slice(&bytes[..encoded]);
-            length = 2 + encoded;
+            data = self.sense_data(env, slot, sense);
         }
+        let task = self.retire(env, slot);
         let response = ScsiResponse {
             response: ScsiResponseCode::CompletedAtTarget,
             status: outcome.status as u8,
@@ -536,8 +525,24 @@ impl Session {
             max_cmd_sn: self.window.max_cmd_sn(),
             exp_data_sn,
         };
-        self.send(task.connection, response.emit(), &data[..length]);
+        self.send(task.connection, response.emit(), &data);
         self.leave_task_set(env, &task);
+    }
+
+    /// The data segment of a response with sense data, which stand behind their length (RFC 7143
+    /// §11.4.7), in the format of the unit that the task addresses.
+    #[cold]
+    fn sense_data(&mut self, env: &Env<'_>, slot: u16, sense: Sense) -> SenseData {
+        let unit = self.unit_of(slot);
+        let unit = unit.and_then(|unit| env.units.get(usize::from(unit.0)));
+        let format = unit.map_or(SenseFormat::Fixed, scsi::LogicalUnit::sense_format);
+        let mut bytes = [0; SENSE_BYTES_MAX];
+        let encoded = sense.encode(format, &mut bytes);
+        let length = u16::try_from(encoded).expect("bounded by SENSE_BYTES_MAX");
+        let mut data = SenseData::new();
+        data.extend(length.to_be_bytes());
+        data.extend(bytes[..encoded].iter().copied());
+        data
     }
 
     /// Ends a task: gives back what it has, and lets the window rise. Callers end with
@@ -641,7 +646,16 @@ fn reject(reason: RejectReason) -> (Kind, Sink) {
 
 /// The CDB with its extension, if the command carries one (RFC 7143 §11.2.2.3). `None`: longer than
 /// any command that we know, malformed, or cut short: what did not come must not pass for zeroes.
+#[inline]
 fn full_cdb(command: &ScsiCommand, header: &Header) -> Option<Cdb> {
+    if header.ahs.is_empty() && command.cdb[0] != VARIABLE_LENGTH {
+        return Some(Cdb::new(&command.cdb));
+    }
+    extended_cdb(command, header)
+}
+
+#[cold]
+fn extended_cdb(command: &ScsiCommand, header: &Header) -> Option<Cdb> {
     let mut extension: &[u8] = &[];
     for ahs in header.ahs.iter() {
         if let Ahs::ExtendedCdb(bytes) = ahs.ok()? {

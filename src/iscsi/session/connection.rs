@@ -36,6 +36,12 @@ impl ConnectionIndex {
 }
 
 impl Connection {
+    /// The header of the PDU that is arriving, or has just come.
+    #[inline]
+    pub(super) fn bhs(&self) -> &Bhs {
+        &self.framer.header().bhs
+    }
+
     /// What comes on it is listened to, and answered.
     pub(super) fn serves(&self) -> bool {
         self.attached && !self.deaf && self.ending.is_none()
@@ -96,10 +102,12 @@ impl Connections {
         self.0.len() > 1
             && self.0.iter().any(|connection| match &connection.arriving {
                 Some(Arriving {
-                    bhs,
                     kind: Kind::Command { .. },
                     ..
-                }) => !bhs.immediate() && bhs.cmd_sn() == cmd_sn,
+                }) => {
+                    let bhs = connection.bhs();
+                    !bhs.immediate() && bhs.cmd_sn() == cmd_sn
+                }
                 _ => false,
             })
     }
@@ -170,9 +178,9 @@ pub(super) enum Kind {
     Header,
 }
 
+/// A PDU whose header has come ([`Connection::bhs`]) and whose end has not.
 #[derive(Debug)]
 pub(super) struct Arriving {
-    pub(super) bhs: Bhs,
     pub(super) kind: Kind,
     pub(super) sink: Sink,
 }

@@ -6,7 +6,7 @@
 //! may.
 
 use crate::mem::{DmaBuf, Pool};
-use crate::pdu::{Bhs, R2t, RejectReason, ScsiCommand, ScsiDataOut, Ttt};
+use crate::pdu::{R2t, RejectReason, ScsiCommand, ScsiDataOut, Ttt};
 use crate::scsi::{AdditionalSense, Event};
 
 use super::command::{
@@ -81,12 +81,8 @@ impl Session {
     }
 
     /// A Data-Out PDU: finds its task and its place, and checks that it is the one to come.
-    pub(super) fn begin_data_out(
-        &mut self,
-        env: &Env<'_>,
-        on: ConnectionIndex,
-        bhs: &Bhs,
-    ) -> (Kind, Sink) {
+    pub(super) fn begin_data_out(&mut self, env: &Env<'_>, on: ConnectionIndex) -> (Kind, Sink) {
+        let bhs = self.connections[on].bhs();
         let data = ScsiDataOut::parse(bhs);
         let length = bhs.data_segment_length();
         // Data of a task that is over may still be under way (an abort crossed it): not an error.
@@ -197,17 +193,10 @@ impl Session {
         if task.verdict.is_some() || task.aborted {
             return;
         }
-        let id = task.id;
-        let room = if task.collecting_chunks() > task.reserved {
-            self.room_for_collecting(env, slot)
-        } else {
-            0
-        };
-        let task = self.tasks.slot(slot).expect("still there");
-        if !task.take_collecting_buffers(env.pool, room) {
-            self.wait(id);
+        if !task.has_collecting_buffers() && !self.find_collecting_buffers(env, slot) {
             return;
         }
+        let task = self.tasks.slot(slot).expect("still there");
         if task.data_out.unsolicited_open || !self.ask_for_data(slot) {
             return;
         }
@@ -220,6 +209,23 @@ impl Session {
         }
         let data_out = data_out.filter(|_| wanted > 0);
         self.resume(env, slot, Event::Collected { data_out, scratch });
+    }
+
+    /// Takes the buffers that a command lacks. `false`: it waits for room.
+    fn find_collecting_buffers(&mut self, env: &Env<'_>, slot: u16) -> bool {
+        let task = self.tasks.slot(slot).expect("callers have found it");
+        let id = task.id;
+        let room = if task.collecting_chunks() > task.reserved {
+            self.room_for_collecting(env, slot)
+        } else {
+            0
+        };
+        let task = self.tasks.slot(slot).expect("still there");
+        let taken = task.take_collecting_buffers(env.pool, room);
+        if !taken {
+            self.wait(id);
+        }
+        taken
     }
 
     /// How many chunks beyond its reservation a command may take now: what the pool has above the
@@ -330,6 +336,13 @@ impl Task {
         }
         let mut buf = DmaBuf::empty();
         self.extend(pool, floor, &mut buf, bytes).then_some(buf)
+    }
+
+    /// Nothing of wanted data and scratch is lacking.
+    fn has_collecting_buffers(&self) -> bool {
+        let out = &self.data_out;
+        let have = out.buf.as_ref().map_or(0, DmaBuf::len);
+        have >= out.wanted as usize && (out.scratch == 0 || out.scratch_buf.is_some())
     }
 
     /// Chunks that wanted data and scratch still lack.

@@ -429,7 +429,7 @@ impl Session {
             }
             match connection.framer.next(input)? {
                 None => return Ok(Progress::Done),
-                Some(Event::Header(header)) => self.begin(env, on, &header),
+                Some(Event::Header) => self.begin(env, on),
                 Some(Event::Data(bytes)) => self.sink(on, bytes),
                 Some(Event::End { data_digest_ok }) => self.end(env, on, data_digest_ok),
             }

@@ -26,12 +26,8 @@ impl TextExchange {
 
 impl Session {
     /// RFC 7143 §11.18: the ping data come back, as far as the initiator takes them.
-    pub(super) fn begin_nop_out(
-        &mut self,
-        env: &mut Env<'_>,
-        on: ConnectionIndex,
-        bhs: &Bhs,
-    ) -> (Kind, Sink) {
+    pub(super) fn begin_nop_out(&mut self, env: &mut Env<'_>, on: ConnectionIndex) -> (Kind, Sink) {
+        let bhs = self.connections[on].bhs();
         let nop = NopOut::parse(bhs);
         let length = bhs.data_segment_length() as usize;
         let limit = self.connections[on].initiator_max_recv_data_segment_length as usize;
@@ -115,7 +111,9 @@ impl Session {
         self.send(on, nop.emit(), &[]);
     }
 
-    pub(super) fn begin_text(&mut self, on: ConnectionIndex, bhs: &Bhs) -> (Kind, Sink) {
+    pub(super) fn begin_text(&mut self, on: ConnectionIndex) -> (Kind, Sink) {
+        let bhs = self.connections[on].bhs();
+        let length = bhs.data_segment_length() as usize;
         let Ok(request) = TextRequest::parse(bhs) else {
             return (Kind::Reject(RejectReason::InvalidPduField), Sink::Discard);
         };
@@ -132,7 +130,6 @@ impl Session {
             text.reset();
             return (Kind::Reject(RejectReason::ProtocolError), Sink::Discard);
         }
-        let length = bhs.data_segment_length() as usize;
         if text.request.len() + length > TEXT_BYTES_MAX {
             text.reset();
             return (Kind::Reject(RejectReason::ProtocolError), Sink::Discard);
