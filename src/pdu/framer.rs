@@ -44,6 +44,8 @@ pub struct Framer {
     header_digest: bool,
     data_digest: bool,
     state: State,
+    /// Why nothing more is taken.
+    failed: Option<FrameError>,
     /// Of the PDU that began last.
     header: Header,
     /// Payload bytes of the current data segment that are still missing.
@@ -65,7 +67,8 @@ enum State {
     Header,
     /// Behind a header: data, padding, data digest.
     Body,
-    Failed(FrameError),
+    /// Behind an error.
+    Failed,
 }
 
 /// The fixed and additional header segments of a PDU.
@@ -82,7 +85,8 @@ pub enum Event<'a> {
     Header,
     /// The next bytes of the data segment, in order; never empty.
     Data(&'a [u8]),
-    /// The PDU is over: comes once for every header, also when there is no data segment.
+    /// The PDU is over: comes once for every header, also when there is no data segment, unless
+    /// [`Framer::ends_with_header`] said so.
     /// `data_digest_ok` is true when no data digest was due.
     End { data_digest_ok: bool },
 }
@@ -109,6 +113,7 @@ impl Framer {
             header_digest: false,
             data_digest: false,
             state: State::Header,
+            failed: None,
             header: Header {
                 bhs: Bhs::new([0; BHS_LEN]),
                 ahs: AhsBytes::new(),
@@ -142,17 +147,30 @@ impl Framer {
     #[inline]
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, FrameError> {
         match self.state {
+            State::Header if input.is_empty() => Ok(None),
             State::Header => match self.next_header(input) {
                 Ok(event) => Ok(event),
                 Err(error) => {
-                    self.state = State::Failed(error);
+                    self.state = State::Failed;
+                    self.failed = Some(error);
                     Err(error)
                 }
             },
             State::Body if self.missing > 0 => Ok(self.next_data(input).map(Event::Data)),
             State::Body => Ok(self.next_end(input)),
-            State::Failed(error) => Err(error),
+            State::Failed => Err(self.failed.expect("set with the state")),
         }
+    }
+
+    /// After a [`Event::Header`]: whether nothing follows the header, neither data nor digest. If
+    /// so this was the PDU's end, and no [`Event::End`] comes.
+    #[inline]
+    pub fn ends_with_header(&mut self) -> bool {
+        let ends = self.state == State::Body && self.missing == 0 && self.trailer_len == 0;
+        if ends {
+            self.state = State::Header;
+        }
+        ends
     }
 
     /// The header of the PDU that began last: all zero before the first.
@@ -296,8 +314,7 @@ impl Framer {
     /// The padding, whatever its bytes are, and the data digest.
     #[inline]
     fn next_end(&mut self, input: &mut &[u8]) -> Option<Event<'static>> {
-        if self.trailer_len == 0 {
-            self.state = State::Header;
+        if self.ends_with_header() {
             return Some(Event::End {
                 data_digest_ok: true,
             });
@@ -472,6 +489,32 @@ mod tests {
             assert_eq!(by_bytes.done, all_good(&pdus));
             assert!(!framer.mid_pdu());
         }
+    }
+
+    #[test]
+    fn a_pdu_of_a_header_alone_ends_with_it_once() {
+        let bare = Pdu::new(1, &[0, 5, 2, 0, 9, 9, 9, 9], &[]);
+        let with_data = Pdu::new(2, &[], &[1, 2, 3, 4]);
+        let wire = [bare.wire(true, true), with_data.wire(true, true)].concat();
+        let mut framer = framer(true, true);
+        let mut input = &wire[..];
+        assert!(!framer.ends_with_header(), "none has begun");
+        assert_eq!(framer.next(&mut input), Ok(Some(Event::Header)));
+        assert!(framer.ends_with_header() && !framer.mid_pdu());
+        assert!(!framer.ends_with_header(), "only once");
+        assert_eq!(framer.next(&mut input), Ok(Some(Event::Header)));
+        assert_eq!(framer.header().bhs, with_data.bhs);
+        assert!(framer.header().ahs.is_empty());
+        assert!(!framer.ends_with_header() && framer.mid_pdu());
+        assert_eq!(
+            framer.next(&mut input),
+            Ok(Some(Event::Data(&with_data.data)))
+        );
+        assert!(!framer.ends_with_header(), "its digest is to come");
+        let data_digest_ok = true;
+        let end = Event::End { data_digest_ok };
+        assert_eq!(framer.next(&mut input), Ok(Some(end)));
+        assert!(input.is_empty());
     }
 
     #[test]

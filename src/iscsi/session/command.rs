@@ -558,9 +558,10 @@ impl Session {
         // All buffers go back before the window is looked at.
         task.data_out.buf = None;
         task.data_out.scratch_buf = None;
-        if let Some(scsi) = task.scsi.take() {
+        if let Some(scsi) = &task.scsi {
             scsi.abandon(&mut self.copies);
         }
+        task.scsi = None;
         let (id, freeze) = (task.id, task.freeze.take());
         let ended = task.ended();
         self.tasks.remove(slot);

@@ -85,6 +85,11 @@ impl Connections {
         self.indices().filter(|on| self[*on].attached)
     }
 
+    /// There is one.
+    pub(super) fn are_attached(&self) -> bool {
+        self.0.iter().any(|connection| connection.attached)
+    }
+
     /// There is more than one.
     pub(super) fn are_several(&self) -> bool {
         self.0.len() > 1 && self.attached().nth(1).is_some()

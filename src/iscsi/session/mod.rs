@@ -357,7 +357,7 @@ impl Session {
 
     /// It has a connection.
     fn is_attached(&self) -> bool {
-        self.connections.attached().next().is_some()
+        self.connections.are_attached()
     }
 
     /// How many LUNs the initiator sees.
@@ -429,7 +429,12 @@ impl Session {
             }
             match connection.framer.next(input)? {
                 None => return Ok(Progress::Done),
-                Some(Event::Header) => self.begin(env, on),
+                Some(Event::Header) => {
+                    self.begin(env, on);
+                    if self.connections[on].framer.ends_with_header() {
+                        self.end(env, on, true);
+                    }
+                }
                 Some(Event::Data(bytes)) => self.sink(on, bytes),
                 Some(Event::End { data_digest_ok }) => self.end(env, on, data_digest_ok),
             }
