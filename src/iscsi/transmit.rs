@@ -427,6 +427,7 @@ const fn padding(bytes: usize) -> usize {
 mod tests {
     use super::*;
     use crate::mem::{Pages, Pool};
+    use proptest::prelude::*;
 
     fn gathered(queue: &TransmitQueue) -> (Vec<u8>, Vec<u8>, Vec<bool>) {
         let mut slices = ArrayVec::new();
@@ -492,5 +493,90 @@ mod tests {
         assert!(queue.is_congested());
         queue.set_unacknowledged(0);
         assert!(queue.has_room());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Small { data: usize },
+        Payload { range: Range<usize> },
+        Advance { bytes: usize },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            2 => (0..60_usize).prop_map(|data| Step::Small { data }),
+            2 => (0..6000_usize, 0..4000_usize).prop_map(|(start, bytes)| Step::Payload {
+                range: start..start + bytes,
+            }),
+            3 => (0..6000_usize).prop_map(|bytes| Step::Advance { bytes }),
+        ]
+    }
+
+    /// A PDU as it goes out.
+    fn wire(bhs: Bhs, data: &[u8], digest: bool) -> Vec<u8> {
+        let length = u32::try_from(data.len()).unwrap();
+        let mut wire = bhs.with_lengths(0, length).bytes().to_vec();
+        let mut body = data.to_vec();
+        body.resize(data.len().next_multiple_of(4), 0);
+        wire.extend(&body);
+        if digest && !body.is_empty() {
+            wire.extend(digest_to_wire(crc32c::crc32c(&body)));
+        }
+        wire
+    }
+
+    proptest! {
+        /// Whatever is queued and taken, in whatever parts: what is left is shown as it would stand
+        /// in one long array, and nothing keeps memory in the end.
+        #[test]
+        fn what_was_queued_is_shown_in_order(
+            steps in prop::collection::vec(step(), 0..50),
+            digest: bool,
+        ) {
+            let pool = Pool::new(1 << 20, Pages::Normal).unwrap();
+            let mut queue = TransmitQueue::new();
+            queue.set_digests(false, digest);
+            // Near the ring's end, so that it goes round.
+            let bhs = Bhs::new([0x5a; BHS_LEN]);
+            let headers = RING_BYTES / BHS_LEN - 3;
+            for _ in 0..headers {
+                assert!(queue.push(bhs, &[]));
+            }
+            queue.advance((headers - 1) * BHS_LEN);
+            let mut left = wire(bhs, &[], digest);
+            let mut buf = pool.alloc(10_000).unwrap();
+            for at in 0..buf.len() {
+                buf.copy_from(at, &[at.to_le_bytes()[0]]);
+            }
+            let bytes = buf.to_vec();
+            let held = queue.hold(buf);
+            for (n, step) in steps.into_iter().enumerate() {
+                let bhs = Bhs::new([n.to_le_bytes()[0]; BHS_LEN]);
+                match step {
+                    Step::Small { data } => {
+                        prop_assert!(queue.push(bhs, &bytes[..data]));
+                        left.extend(wire(bhs, &bytes[..data], digest));
+                    }
+                    Step::Payload { range } => {
+                        prop_assert!(queue.has_room());
+                        queue.push_payload(bhs, &held, range.clone());
+                        left.extend(wire(bhs, &bytes[range], digest));
+                    }
+                    Step::Advance { bytes } => {
+                        let bytes = bytes.min(left.len());
+                        queue.advance(bytes);
+                        left.drain(..bytes);
+                    }
+                }
+                prop_assert_eq!((queue.len(), queue.is_empty()), (left.len(), left.is_empty()));
+                let (slices, pieces, _) = gathered(&queue);
+                prop_assert_eq!(&slices, &left);
+                prop_assert_eq!(&pieces, &left);
+            }
+            queue.release(held);
+            queue.advance(left.len());
+            prop_assert!(queue.is_empty());
+            prop_assert_eq!(pool.available(), pool.chunks());
+        }
     }
 }
