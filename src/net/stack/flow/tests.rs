@@ -334,6 +334,7 @@ fn answers_that_are_only_late_cost_one_segment() {
         assert_eq!(world.counters(0).retransmits, 1);
         for answer in answers {
             world.arrive(0, answer);
+            world.run_for(Duration::from_micros(5));
         }
         world.transfer([100_000, 100_000]);
         assert_eq!(world.counters(0).retransmits, 1);
