@@ -204,6 +204,10 @@ impl<P: Port> Stack<P> {
         if let Some(lost) = live.flow.lost() {
             return self.lose(slot, lost);
         }
+        if live.phase == Phase::Open {
+            let (readable, writable) = live.news();
+            return self.tell_open(id, readable, writable);
+        }
         match live.phase {
             Phase::HalfOpen { tag } if live.flow.is_established() => {
                 live.phase = Phase::Open;
@@ -235,7 +239,13 @@ impl<P: Port> Stack<P> {
                 return;
             }
         }
-        self.tell_open(slot, id);
+        let Some(live) = self.live_mut(slot) else {
+            return;
+        };
+        if live.phase == Phase::Open {
+            let (readable, writable) = live.news();
+            self.tell_open(id, readable, writable);
+        }
     }
 
     pub(super) fn tell_opened(&mut self, slot: u32, tag: u16) {
@@ -245,17 +255,7 @@ impl<P: Port> Stack<P> {
         }
     }
 
-    fn tell_open(&mut self, slot: u32, id: FlowId) {
-        let Some(live) = self.live_mut(slot) else {
-            return;
-        };
-        if live.phase != Phase::Open {
-            return;
-        }
-        let readable = !live.told_readable && live.flow.is_readable();
-        let writable = live.wants_room && live.flow.is_writable();
-        live.told_readable |= readable;
-        live.wants_room &= !writable;
+    fn tell_open(&mut self, id: FlowId, readable: bool, writable: bool) {
         if readable {
             self.events.push_back(Event::Readable(id));
         }

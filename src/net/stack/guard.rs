@@ -272,8 +272,7 @@ impl Guard {
             return Some(Verdict::Drop(Rule::NotWrapped));
         };
         let is_older = Seq(told.value).is_before(Seq(recent.value));
-        let age = now.saturating_duration_since(recent.at);
-        if is_older && age < TIMESTAMP_AGE_MAX {
+        if is_older && now.saturating_duration_since(recent.at) < TIMESTAMP_AGE_MAX {
             let is_worth_an_answer = !segment.is_empty();
             return Some(if is_worth_an_answer && self.may_challenge(now) {
                 Verdict::Answer(Rule::NotWrapped)

@@ -71,12 +71,22 @@ impl Chunk {
 
     /// The bytes in order; no slice is empty.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        let (frame, bytes) = match &self.storage {
-            Storage::Frame(frame) => (Some(frame.slices()), None),
-            Storage::Bytes(bytes) => (None, Some(&bytes[..])),
+        let head = match &self.storage {
+            Storage::Frame(frame) => frame.head(),
+            Storage::Bytes(bytes) => bytes,
         };
-        let all = frame.into_iter().flatten().chain(bytes);
-        part(all, self.offset, self.len)
+        // Nearly always that is all.
+        let from = self.offset.min(head.len());
+        let first = &head[from..from + self.len.min(head.len() - from)];
+        let rest = match &self.storage {
+            Storage::Frame(frame) if first.len() < self.len => {
+                let left = self.len - first.len();
+                Some(part(frame.slices(), self.offset + first.len(), left))
+            }
+            _ => None,
+        };
+        let first = Some(first).filter(|first| !first.is_empty());
+        first.into_iter().chain(rest.into_iter().flatten())
     }
 }
 
@@ -247,6 +257,18 @@ impl Held {
         if from + len > WINDOW_BYTES {
             return Err(Refused);
         }
+        let has_room = self.entries.len() < ENTRIES_MAX && self.heaps.len() < HEAPS_MAX;
+        if from == self.end() && has_room && self.keeps(&frame, len) {
+            // In order: what nearly all of them are.
+            self.keep(&frame);
+            self.entries.push_back(Entry {
+                at: self.next.wrapping_add(count(from)),
+                len: count(len),
+                what: What::Frame(frame),
+                offset: count(offset),
+            });
+            return Ok(());
+        }
         let gaps = self.gaps(from, len)?;
         if self.entries.len() + gaps.len() > ENTRIES_MAX
             || self.heaps.len() + gaps.len() > HEAPS_MAX
@@ -258,8 +280,7 @@ impl Held {
                 return Err(Refused);
             }
             if self.keeps(&frame, gap.len) {
-                self.share.set(self.share.frames + 1, self.share.copies);
-                self.frame_bytes += frame.held_bytes();
+                self.keep(&frame);
                 self.place(gap, What::Frame(frame), offset + (gap.from - from));
                 return Ok(());
             }
@@ -272,6 +293,18 @@ impl Held {
             self.copy(gap, frame.slices(), offset + (gap.from - from));
         }
         Ok(())
+    }
+
+    /// Behind the last byte that is held, relative to `next`.
+    fn end(&self) -> usize {
+        let last = self.entries.back();
+        last.map_or(0, |last| self.relative(last) + last.len as usize)
+    }
+
+    /// Counts a frame that is kept.
+    fn keep(&mut self, frame: &Frame) {
+        self.share.set(self.share.frames + 1, self.share.copies);
+        self.frame_bytes += frame.held_bytes();
     }
 
     /// The parts of a segment that are not held.

@@ -26,19 +26,24 @@ pub(super) enum Came {
 impl<P: Port> Stack<P> {
     pub(super) fn work_on(&mut self, now: Instant, frame: Frame, came: Came) {
         self.core.counters.frames += 1;
-        let parsed = match packet::parse(&frame) {
-            Ok(parsed) => parsed,
-            Err(reason) => return self.core.counters.drop_malformed(reason),
-        };
+        // Looked at where it is: a segment is too long to be moved for nothing.
+        match &packet::parse(&frame) {
+            Ok(Parsed::Tcp(segment)) => self.segment(now, segment, frame, came),
+            Ok(parsed) => self.work_on_other(now, parsed, frame, came),
+            Err(reason) => self.core.counters.drop_malformed(*reason),
+        }
+    }
+
+    fn work_on_other(&mut self, now: Instant, parsed: &Parsed, frame: Frame, came: Came) {
         match parsed {
-            Parsed::Tcp(segment) => return self.segment(now, &segment, frame, came),
+            Parsed::Tcp(segment) => return self.segment(now, segment, frame, came),
             Parsed::Arp(arp) => {
                 if let Some(place) = self.network_of(&arp.link) {
-                    let learned = self.control.arp(now, &arp, &mut around!(self, place));
+                    let learned = self.control.arp(now, arp, &mut around!(self, place));
                     self.tell_learned(learned);
                 }
             }
-            Parsed::Icmpv4(icmp) | Parsed::Icmpv6(icmp) => self.icmp(now, &icmp, frame, came),
+            Parsed::Icmpv4(icmp) | Parsed::Icmpv6(icmp) => self.icmp(now, icmp, frame, came),
             Parsed::Other(..) => self.core.counters.drop(Dropped::OtherProtocol),
         }
         self.tell_addresses();
@@ -62,17 +67,13 @@ impl<P: Port> Stack<P> {
         let Some(place) = self.network_of(&segment.link) else {
             return;
         };
-        let slot = self.table.find(&segment.key);
-        let entry = slot.and_then(|slot| Some((slot, self.table.value_mut(slot)?)));
-        let Some((slot, entry)) = entry else {
+        let Some(slot) = self.table.find(&segment.key) else {
             return self.flowless(now, place, segment, frame, came);
         };
-        match entry {
-            Entry::Live(_) => self.pass_on(now, slot, segment, frame),
-            Entry::Elsewhere { to } => {
-                let to = *to;
-                self.stray(to, frame, came);
-            }
+        match self.table.value_mut(slot) {
+            Some(Entry::Live(_)) => self.pass_on(now, slot, segment, frame),
+            Some(&mut Entry::Elsewhere { to }) => self.stray(to, frame, came),
+            None => self.flowless(now, place, segment, frame, came),
         }
     }
 
@@ -83,40 +84,34 @@ impl<P: Port> Stack<P> {
         };
         let before = live.flow.progress();
         let passed = live.flow.segment(now, segment, frame, &mut self.core);
-        if passed {
-            self.follow(now, slot, segment, before);
+        let moved = !live.is_routed && live.flow.link().dest != segment.link.source;
+        let goes_on = passed && goes_on(before, live.flow.progress(), segment);
+        let silent = moved && now.saturating_duration_since(live.heard) >= SILENCE;
+        if goes_on {
+            live.heard = now;
         }
-        self.mark_dirty(slot);
+        if passed && moved {
+            self.follow(now, slot, segment, goes_on, silent);
+        }
+        self.dirty.push(slot);
         self.settle(slot);
     }
 
     /// A reply goes to where the stream goes on, except through a router, which may have other ways
     /// in and out. Anyone can make up a segment that passes, but only the peer knows the number
-    /// that comes next: a segment that brings the stream no further moves nothing. `before`: how
-    /// far it was.
-    fn follow(
-        &mut self,
-        now: Instant,
-        slot: u32,
-        segment: &Segment,
-        (rcv_nxt, snd_una): (Seq, Seq),
-    ) {
+    /// that comes next: a segment that brings the stream no further moves nothing. `silent`: nothing
+    /// had gone on with the peer for long.
+    #[cold]
+    fn follow(&mut self, now: Instant, slot: u32, segment: &Segment, goes_on: bool, silent: bool) {
         let Some(live) = self.table.value_mut(slot).and_then(Entry::live_mut) else {
             return;
         };
-        let (next, una) = live.flow.progress();
-        let goes_on = next != rcv_nxt || (una != snd_una && segment.seq == rcv_nxt);
-        let moved = !live.is_routed && live.flow.link().dest != segment.link.source;
-        let silent = now.saturating_duration_since(live.heard) >= SILENCE;
         if goes_on {
-            live.heard = now;
-        }
-        if moved && goes_on {
             let network = &self.settings.networks[live.place];
             let link = self.control.link_to(network, segment.link.source);
             live.flow.set_link(link);
             live.is_unresolved = false;
-        } else if moved && silent {
+        } else if silent {
             // Perhaps it does not hear us where it was.
             self.look_up_hop(slot, now);
         }
@@ -220,4 +215,11 @@ impl<P: Port> Stack<P> {
             }
         }
     }
+}
+
+/// Whether a segment has brought the stream further, from `before` to `after`: the next number that
+/// is expected of the peer, and the first of ours that it has not acknowledged.
+fn goes_on(before: (Seq, Seq), after: (Seq, Seq), segment: &Segment) -> bool {
+    let ((rcv_nxt, snd_una), (next, una)) = (before, after);
+    next != rcv_nxt || (una != snd_una && segment.seq == rcv_nxt)
 }

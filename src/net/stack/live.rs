@@ -75,3 +75,14 @@ impl Entry {
         }
     }
 }
+
+impl Live {
+    /// What is to be told: there is something to take, there is room again. It counts as told.
+    pub(super) fn news(&mut self) -> (bool, bool) {
+        let readable = !self.told_readable && self.flow.is_readable();
+        let writable = self.wants_room && self.flow.is_writable();
+        self.told_readable |= readable;
+        self.wants_room &= !writable;
+        (readable, writable)
+    }
+}

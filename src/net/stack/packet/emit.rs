@@ -215,6 +215,17 @@ impl IpHead {
 
     /// A plain header, with don't-fragment and its checksum where it is IPv4. Returns its bytes.
     fn emit(&self, out: &mut [u8]) -> usize {
+        let bytes = self.emit_unsummed(out);
+        if bytes == IPV4_BYTES {
+            let mut sum = Sum::new();
+            sum.add(&out[..bytes]);
+            out[10..12].copy_from_slice(&sum.checksum().to_be_bytes());
+        }
+        bytes
+    }
+
+    /// The same with a checksum of 0.
+    fn emit_unsummed(&self, out: &mut [u8]) -> usize {
         match (self.source, self.dest) {
             (IpAddr::V4(source), IpAddr::V4(dest)) => {
                 let total = u16::try_from(self.payload_len + IPV4_BYTES).unwrap_or(u16::MAX);
@@ -228,9 +239,6 @@ impl IpHead {
                 header[9] = self.protocol;
                 header[12..16].copy_from_slice(&source.octets());
                 header[16..20].copy_from_slice(&dest.octets());
-                let mut sum = Sum::new();
-                sum.add(header);
-                header[10..12].copy_from_slice(&sum.checksum().to_be_bytes());
                 IPV4_BYTES
             }
             (source, dest) => {
@@ -308,7 +316,7 @@ impl Adjusted {
             traffic_class: segment.ecn,
             hops: segment.hops.max(1),
         };
-        let ip_bytes = head.emit(out);
+        let ip_bytes = head.emit_unsummed(out);
         let out = &mut out[ip_bytes..][..tcp.len()];
         out.copy_from_slice(tcp);
         out[4..8].copy_from_slice(&self.seq.0.to_be_bytes());

@@ -175,7 +175,7 @@ pub(super) fn parse(frame: &Frame, link: Link, ip: &Ip) -> Result<Segment, Malfo
     let flags = Flags::from_bits_truncate(fixed[13]);
     let kind = flags & (Flags::SYN | Flags::FIN | Flags::RST);
     let is_idle = kind.is_empty() && !flags.contains(Flags::ACK);
-    if kind.iter().count() > 1 || is_idle {
+    if kind.bits().count_ones() > 1 || is_idle {
         return Err(Malformed::TcpFlags);
     }
     Ok(Segment {
