@@ -337,9 +337,8 @@ impl Flow {
     /// The connection as the guard has to know it.
     fn view(&self) -> View {
         let Body { seen, line, .. } = &self.body;
-        let data = self.body.data_next();
         let free = u32::try_from(RING_BYTES - seen.readable).unwrap_or(0);
-        let rcv_nxt = data.plus(u32::from(seen.is_ended()));
+        let rcv_nxt = self.body.rcv_nxt();
         View {
             stage: seen.stage(),
             rcv_nxt,
@@ -393,7 +392,8 @@ impl Flow {
             self.abort();
             self.body.lost.get_or_insert(Lost::TimedOut);
         }
-        let clock = self.body.clock(now);
+        self.body.tell_time(now);
+        let clock = self.body.line.clock;
         let unanswered = self.body.line.recovery.expired(now, clock);
         self.duplicate(now, unanswered, core);
         if self.asks_at().is_some_and(|at| at <= now) {
@@ -412,6 +412,15 @@ impl Flow {
                     };
                     break;
                 }
+                Some(true) if self.has_sent_all() => {
+                    // To ask once more costs as much as to send.
+                    result = if core.is_full() {
+                        Egress::Full
+                    } else {
+                        Egress::Done
+                    };
+                    break;
+                }
                 Some(true) => {}
             }
         }
@@ -423,6 +432,14 @@ impl Flow {
             self.body.lost = Some(Lost::TimedOut);
         }
         result
+    }
+
+    /// The packet that was just sent ends with the last byte that there is, and says by itself where
+    /// we are. What smoltcp wants to send nevertheless it says when it is asked for its next time.
+    fn has_sent_all(&self) -> bool {
+        let Body { seen, line, .. } = &self.body;
+        let goes_on = matches!(seen.state, State::Established | State::CloseWait);
+        goes_on && line.snd_end == Seq(self.sent.end())
     }
 
     /// When the peer is asked again whether it is there: a few times before it is given up, since
@@ -487,7 +504,7 @@ impl Flow {
             return Err(Lost::Failed);
         };
         let mut left = chunk.len();
-        let _ = self.body.with_socket(|socket| {
+        let readable = self.body.with_socket(|socket| {
             // Twice where the ring wraps.
             while left != 0 {
                 let took = socket.recv(|bytes| (left.min(bytes.len()), left.min(bytes.len())));
@@ -496,8 +513,13 @@ impl Flow {
                     _ => break,
                 }
             }
+            socket.recv_queue()
         });
-        self.look();
+        match readable {
+            // Nothing else changes by that.
+            Some(readable) => self.body.seen.readable = readable,
+            None => self.fail(),
+        }
         Ok(Received::Data(chunk))
     }
 
@@ -536,13 +558,15 @@ impl Flow {
                     _ => break,
                 }
             }
+            socket.send_queue()
         });
-        if called.is_none() || left != 0 {
+        let Some(unacknowledged) = called.filter(|_| left == 0) else {
             debug_assert!(called.is_none(), "the ring has as much room as it says");
             self.fail();
             return Err(Lost::Failed);
-        }
-        self.look();
+        };
+        // Nothing else changes by that.
+        self.body.seen.unacknowledged = unacknowledged;
         Ok(Moved::Bytes(taken))
     }
 
@@ -627,7 +651,7 @@ impl Flow {
     /// How far the stream is: the next number that is expected of the peer, and the first of ours
     /// that it has not acknowledged.
     pub(super) fn progress(&self) -> (Seq, Seq) {
-        (self.view().rcv_nxt, Seq(self.sent.una()))
+        (self.body.rcv_nxt(), Seq(self.sent.una()))
     }
 
     /// The longest IP packet that it sends.
@@ -707,15 +731,33 @@ impl Body {
         clock(self.epoch, now).wrapping_add(self.ticks)
     }
 
+    /// The number that is expected next: behind the peer's FIN, where that has come.
+    fn rcv_nxt(&self) -> Seq {
+        self.data_next().plus(u32::from(self.seen.is_ended()))
+    }
+
     /// The number of the next byte that is to come in order.
     fn data_next(&self) -> Seq {
         let readable = u32::try_from(self.seen.readable).unwrap_or(u32::MAX);
         Seq(self.held.next()).plus(readable)
     }
 
-    /// The time on the flow's own clock.
-    fn time(&self, now: Instant) -> smoltcp::time::Instant {
-        FlowClock::new(self.epoch).at(now)
+    /// The time on the flow's own clock, which is read once for all that is done at `now`. The line
+    /// knows it from here on.
+    fn tell_time(&mut self, now: Instant) -> smoltcp::time::Instant {
+        match self.line.time {
+            Some(time) if self.line.now == now => time,
+            _ => self.set_time(now),
+        }
+    }
+
+    #[inline(never)]
+    fn set_time(&mut self, now: Instant) -> smoltcp::time::Instant {
+        let time = FlowClock::new(self.epoch).at(now);
+        self.line.now = now;
+        self.line.time = Some(time);
+        self.line.clock = self.clock(now);
+        time
     }
 }
 

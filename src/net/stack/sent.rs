@@ -1,7 +1,7 @@
 //! [`Sent`]: what was given to a flow to be sent and is not acknowledged yet.
 //!
 //! ```text
-//! push ─► [ header | lent payload … | header | … ] ─► parts(sequence range) ─► frames
+//! push ─► [ header | lent payload … | header | … ] ─► pieces(sequence range) ─► frames
 //!          ▲ acknowledge() frees from here
 //! ```
 //!
@@ -14,26 +14,21 @@ use std::collections::VecDeque;
 use arrayvec::ArrayVec;
 
 use crate::mem::{self, Loan};
+use crate::port::Piece;
 
 /// Entries kept at a time: beyond them nothing is taken until some are acknowledged. A piece that
 /// lies in many runs of chunks may go beyond it by their number.
 pub(super) const ENTRIES_MAX: usize = 4096;
 /// Bytes of copied pieces kept at a time.
 pub(super) const COPIED_BYTES_MAX: usize = 256 * 1024;
-/// Parts of one frame.
-pub(super) const PARTS_MAX: usize = 32;
+/// Pieces of one frame that come from here.
+pub(super) const PIECES_MAX: usize = 32;
 
-/// A part of a frame's payload.
-#[derive(Debug)]
-pub(super) enum Part<'a> {
-    Bytes(&'a [u8]),
-    /// A loan from its first byte to its last.
-    Whole(&'a Loan),
-    Cut(Loan),
-}
+/// Pieces of a frame's payload, in order, with room for one more.
+pub(super) type Pieces<'a> = ArrayVec<Piece<'a>, { PIECES_MAX + 1 }>;
 
-/// Parts of a frame's payload, in order.
-pub(super) type Parts<'a> = ArrayVec<Part<'a>, PARTS_MAX>;
+/// Parts of loans that a frame begins and ends with: as long as they are there, so are its pieces.
+pub(super) type Cuts = [Option<Loan>; 2];
 
 /// Bytes by their sequence numbers.
 #[derive(Default)]
@@ -179,25 +174,31 @@ impl Sent {
 
     /// Everything before `seq` has arrived; a number outside of what is held changes nothing.
     pub(super) fn acknowledge(&mut self, seq: u32) {
-        if distance(self.una, seq) > self.len() {
+        // Nothing ends here that did not end when `una` came to it.
+        if seq == self.una || distance(self.una, seq) > self.len() {
             return;
         }
         self.una = seq;
+        // Copied bytes that are done with: they leave together.
+        let mut copied = 0;
         while let Some(first) = self.entries.front_mut() {
             let done = distance(first.at, seq);
             let whole = done >= first.len();
             if let What::Copied { from, len } = &mut first.what {
-                let done = done.min(*len as usize);
-                self.copied.drain(..done);
-                self.gone = self.gone.wrapping_add(count(done));
-                *from = from.wrapping_add(count(done));
-                *len -= count(done);
-                first.at = first.at.wrapping_add(count(done));
+                let done = count(done.min(*len as usize));
+                copied += done;
+                *from = from.wrapping_add(done);
+                *len -= done;
+                first.at = first.at.wrapping_add(done);
             }
             if !whole {
                 break;
             }
             self.entries.pop_front();
+        }
+        if copied != 0 {
+            self.copied.drain(..copied as usize);
+            self.gone = self.gone.wrapping_add(copied);
         }
         self.base = self.entries.front().map_or(seq, |first| first.at);
     }
@@ -208,10 +209,16 @@ impl Sent {
         before <= self.len() && len <= self.len() - before
     }
 
-    /// Appends the parts of the `len` bytes from `seq` on, as far as `parts` has room, and says how
-    /// many bytes those were: all, or as many as a full `parts` has. Bytes that are not held have
-    /// no parts.
-    pub(super) fn parts<'a>(&'a self, seq: u32, len: usize, parts: &mut Parts<'a>) -> usize {
+    /// Puts the pieces of the `len` bytes from `seq` on into `pieces`, which has none, as far as it
+    /// takes them, and says how many bytes those were: all, or as many as [`PIECES_MAX`] pieces
+    /// have. Bytes that are not held have no pieces. `cuts`: nothing.
+    pub(super) fn pieces<'a>(
+        &'a self,
+        seq: u32,
+        len: usize,
+        cuts: &'a mut Cuts,
+        pieces: &mut Pieces<'a>,
+    ) -> usize {
         if !self.holds(seq, len) || len == 0 {
             return 0;
         }
@@ -221,20 +228,24 @@ impl Sent {
             .partition_point(|entry| distance(self.base, entry.at) + entry.len() <= from);
         let mut skip = from - distance(self.base, self.entries[first].at);
         let mut left = len;
+        let mut cuts = cuts.iter_mut();
         for entry in self.entries.range(first..) {
-            if left == 0 || parts.len() + 2 > parts.capacity() {
+            if left == 0 || pieces.len() + 2 > PIECES_MAX {
                 break;
             }
             let take = (entry.len() - skip).min(left);
             match &entry.what {
-                What::Lent(loan) if take == loan.len() => parts.push(Part::Whole(loan)),
-                What::Lent(loan) => parts.push(Part::Cut(loan.part(skip..skip + take))),
+                What::Lent(loan) if take == loan.len() => pieces.push(Piece::Loan(loan)),
+                What::Lent(loan) => {
+                    let cut = cuts.next().expect("only the first and the last are cut");
+                    pieces.push(Piece::Loan(cut.insert(loan.part(skip..skip + take))));
+                }
                 What::Copied { from, .. } => {
                     let start = distance(self.gone, *from) + skip;
                     let (one, two) = self.copied(start, take);
-                    parts.push(Part::Bytes(one));
+                    pieces.push(Piece::Bytes(one));
                     if !two.is_empty() {
-                        parts.push(Part::Bytes(two));
+                        pieces.push(Piece::Bytes(two));
                     }
                 }
             }
@@ -247,13 +258,13 @@ impl Sent {
     /// Copies the bytes from `seq` on, all of which must be held.
     pub(super) fn copy_to(&self, mut seq: u32, mut out: &mut [u8]) {
         while !out.is_empty() {
-            let mut parts = Parts::new();
-            let got = self.parts(seq, out.len(), &mut parts);
+            let (mut cuts, mut pieces) = (Cuts::default(), Pieces::new());
+            let got = self.pieces(seq, out.len(), &mut cuts, &mut pieces);
             assert!(got != 0, "{} bytes from {seq} on are held", out.len());
-            for part in &parts {
-                let (now, later) = out.split_at_mut(part.bytes().len());
-                // A copy of a frame of very many parts, or of a flow that goes to another core.
-                mem::copy(now, part.bytes());
+            for piece in &pieces {
+                let (now, later) = out.split_at_mut(piece.bytes().len());
+                // A copy of a frame of very many pieces, or of a flow that goes to another core.
+                mem::copy(now, piece.bytes());
                 out = later;
             }
             seq = seq.wrapping_add(count(got));
@@ -302,16 +313,6 @@ impl From<Copied> for Sent {
             sent.entries.push_back(Entry { at: copy.seq, what });
         }
         sent
-    }
-}
-
-impl Part<'_> {
-    pub(super) fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Bytes(bytes) => bytes,
-            Self::Whole(loan) => loan,
-            Self::Cut(loan) => loan,
-        }
     }
 }
 
@@ -393,11 +394,13 @@ mod tests {
                     Step::Read { from, len } => {
                         let from = share(model.len(), from);
                         let len = share(model.len() - from, len);
-                        let mut parts = Parts::new();
-                        let got = sent.parts(una.wrapping_add(count(from)), len, &mut parts);
-                        prop_assert!(got == len || parts.len() + 2 > PARTS_MAX);
+                        let (mut cuts, mut pieces) = (Cuts::default(), Pieces::new());
+                        let seq = una.wrapping_add(count(from));
+                        let got = sent.pieces(seq, len, &mut cuts, &mut pieces);
+                        prop_assert!(got == len || pieces.len() + 2 > PIECES_MAX);
+                        prop_assert!(pieces.remaining_capacity() != 0);
                         let bytes: Vec<u8> =
-                            parts.iter().flat_map(|part| part.bytes().to_vec()).collect();
+                            pieces.iter().flat_map(|piece| piece.bytes().to_vec()).collect();
                         prop_assert_eq!(&bytes[..], &model[from..from + got]);
                         let mut copy = vec![0; len];
                         sent.copy_to(una.wrapping_add(count(from)), &mut copy);
@@ -422,10 +425,10 @@ mod tests {
         let mut sent = Sent::new(7);
         let piece = mem::Piece::Buffer(&buf, 0..buf.len());
         assert_eq!(sent.push(&piece, 20_000), 20_000);
-        let mut parts = Parts::new();
-        assert_eq!(sent.parts(107, 9000, &mut parts), 9000);
-        let [Part::Cut(loan)] = &parts[..] else {
-            panic!("{parts:?} is one run of chunks");
+        let (mut cuts, mut pieces) = (Cuts::default(), Pieces::new());
+        assert_eq!(sent.pieces(107, 9000, &mut cuts, &mut pieces), 9000);
+        let [Piece::Loan(loan)] = &pieces[..] else {
+            panic!("{pieces:?} is one run of chunks");
         };
         let base = buf.slices().next().unwrap().as_ptr();
         assert_eq!(loan.as_ptr(), base.wrapping_add(100));

@@ -23,7 +23,7 @@ use super::loss::Recovery;
 use super::model::FlowKey;
 use super::packet::emit::{Bare, LinkHeader, PACKET_HEAD_BYTES_MAX};
 use super::packet::{Flags, Seq, Sum, ethertype, protocol};
-use super::sent::{PARTS_MAX, Part, Parts, Sent};
+use super::sent::{Cuts, PIECES_MAX, Pieces, Sent};
 use crate::mem::alias::AliasError;
 use crate::mem::{Alias, Loan, Pages};
 use crate::port::offload::SEGMENTS_MAX;
@@ -68,7 +68,7 @@ struct Kept {
     head: Head,
     /// The bytes of all copied parts.
     bytes: Vec<u8>,
-    parts: ArrayVec<KeptPart, { PARTS_MAX + 1 }>,
+    parts: ArrayVec<KeptPart, { PIECES_MAX + 1 }>,
     offload: Offload,
 }
 
@@ -163,7 +163,7 @@ impl Kept {
 
     fn transmit(&self, port: &mut impl Port) -> Result<(), Full> {
         let mut bytes = &self.bytes[..];
-        let mut payload = ArrayVec::<Piece<'_>, { PARTS_MAX + 1 }>::new();
+        let mut payload = Pieces::new();
         for part in &self.parts {
             payload.push(match part {
                 KeptPart::Bytes(len) => {
@@ -207,6 +207,8 @@ pub(super) struct Line {
     pub(super) isn: Option<Seq>,
     /// Behind the last sequence number that was sent.
     pub(super) snd_max: Seq,
+    /// Behind the last packet that was sent, an old one too.
+    pub(super) snd_end: Seq,
     /// Behind the last sequence number that the peer lets us send.
     pub(super) snd_edge: Seq,
     /// Behind the last sequence number that the peer was told it may send.
@@ -221,9 +223,11 @@ pub(super) struct Line {
     pub(super) owed: Option<Instant>,
     /// A packet was to go out whose bytes nobody has.
     pub(super) broken: bool,
-    /// The time of this call of smoltcp.
+    /// The time of the last call of smoltcp.
     pub(super) now: Instant,
-    /// What our timestamps show, in milliseconds.
+    /// The same on the flow's own clock; `None` before the first.
+    pub(super) time: Option<smoltcp::time::Instant>,
+    /// What our timestamps showed then, in milliseconds.
     pub(super) clock: u32,
 }
 
@@ -436,7 +440,8 @@ fn note(line: &mut Line, packet: &Packet<'_>) -> bool {
         line.owed.get_or_insert(line.now);
     }
     let again = len != 0 && packet.seq.is_before(line.snd_max);
-    line.snd_max = line.snd_max.max(packet.seq.plus(len));
+    line.snd_end = packet.seq.plus(len);
+    line.snd_max = line.snd_max.max(line.snd_end);
     if len != 0 && !packet.flags.contains(syn) {
         line.recovery.sent(line.now, packet.seq, len);
     }
@@ -465,21 +470,15 @@ impl<P: Port> Out<'_, P> {
         if len != 0 && !is_held && !(len == 1 && again) {
             return false;
         }
-        let mut parts = Parts::new();
-        let got = self.sent.parts(packet.seq.0, len, &mut parts);
+        let (mut cuts, mut payload) = (Cuts::default(), Pieces::new());
+        let got = self.sent.pieces(packet.seq.0, len, &mut cuts, &mut payload);
         let rest = &mut self.gathered[..len - got];
-        if is_held {
+        if !is_held {
+            rest.fill(0);
+        } else if !rest.is_empty() {
             let from = packet.seq.plus(u32::try_from(got).unwrap_or(u32::MAX));
             self.sent.copy_to(from.0, rest);
-        } else {
-            rest.fill(0);
         }
-        let mut payload = ArrayVec::<Piece<'_>, { PARTS_MAX + 1 }>::new();
-        payload.extend(parts.iter().map(|part| match part {
-            Part::Bytes(bytes) => Piece::Bytes(bytes),
-            Part::Whole(loan) => Piece::Loan(loan),
-            Part::Cut(loan) => Piece::Loan(loan),
-        }));
         if !rest.is_empty() {
             payload.push(Piece::Bytes(rest));
         }

@@ -41,9 +41,7 @@ impl Body {
 impl Flow {
     /// Gives smoltcp the packet of `len` bytes whose headers are in the scratch.
     pub(super) fn ingress<P: Port>(&mut self, now: Instant, core: &mut Core<P>, len: usize) {
-        let time = self.body.time(now);
-        self.body.line.now = now;
-        self.body.line.clock = self.body.clock(now);
+        let time = self.body.tell_time(now);
         let Self { body, sent } = self;
         let _ = body.caught(|body| {
             let mut wire = Wire {
@@ -80,9 +78,7 @@ impl Flow {
         now: Instant,
         core: &mut Core<P>,
     ) -> Option<bool> {
-        let time = self.body.time(now);
-        self.body.line.now = now;
-        self.body.line.clock = self.body.clock(now);
+        let time = self.body.tell_time(now);
         let Self { body, sent } = self;
         let result = body.caught(|body| {
             let mut wire = Wire {
@@ -106,7 +102,7 @@ impl Flow {
 
     /// When smoltcp has something to do.
     pub(super) fn poll_at(&mut self, now: Instant) -> Option<Instant> {
-        let time = self.body.time(now);
+        let time = self.body.tell_time(now);
         let at = self.body.caught(|body| {
             let interface = &mut body.interface;
             body.sockets.with(|set| interface.poll_at(time, set))

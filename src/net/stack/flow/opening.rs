@@ -171,6 +171,7 @@ impl Flow {
             mute: false,
             isn: None,
             snd_max: opening.isn,
+            snd_end: opening.isn,
             snd_edge: opening.isn,
             recovery: Recovery::new(opening.isn.plus(1), false),
             asked: None,
@@ -179,6 +180,7 @@ impl Flow {
             now: opening.now,
             rcv_edge: Seq(0),
             shift: 0,
+            time: None,
             clock: 0,
         };
         let sent = Sent::new(opening.isn.0.wrapping_add(1));
