@@ -33,7 +33,7 @@ impl<P: Port> Stack<P> {
         }
         if let Ok(Received::Data(_)) = received {
             // The window may have to be told.
-            self.mark_dirty(slot);
+            self.dirty.push(slot);
         }
         received
     }
@@ -61,7 +61,7 @@ impl<P: Port> Stack<P> {
             Moved::Closed => return Err(Lost::Unknown),
         };
         if let Moved::Bytes(_) = moved {
-            self.mark_dirty(slot);
+            self.dirty.push(slot);
         }
         Ok(moved)
     }

@@ -45,6 +45,10 @@ pub(super) mod option {
     pub(in super::super) const TIMESTAMPS: u8 = 8;
 }
 
+/// What is before the two values in the options of nearly every segment, laid out as RFC 7323
+/// appendix A has it.
+const TIMESTAMPS_ALONE: [u8; 4] = [option::NOTHING, option::NOTHING, option::TIMESTAMPS, 10];
+
 /// Options of a segment. Those that only a SYN may have are left out of others.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Options {
@@ -215,6 +219,13 @@ fn verify(frame: &Frame, ip: &Ip) -> Result<(), Malformed> {
 /// Unknown options are skipped; one that is not whole makes the segment malformed.
 fn parse_options(bytes: &[u8], is_syn: bool) -> Result<Options, Malformed> {
     let mut options = Options::default();
+    if bytes.len() == TIMESTAMPS_ALONE.len() + 8 && bytes.starts_with(&TIMESTAMPS_ALONE) {
+        let [value, echo] = [4, 8].map(|at| u32_at(bytes, at));
+        options.timestamps = value
+            .zip(echo)
+            .map(|(value, echo)| Timestamps { value, echo });
+        return Ok(options);
+    }
     let mut rest = bytes;
     while let [kind, behind @ ..] = rest {
         match *kind {

@@ -593,6 +593,20 @@ fn a_reset_answers_as_the_standard_says() {
 }
 
 #[test]
+fn timestamps_are_found_wherever_they_are() {
+    let mut plain = bare(false);
+    (plain.mss, plain.window_scale, plain.sack_permitted) = (None, None, false);
+    plain.timestamps = Some(Timestamps { value: 7, echo: 8 });
+    let mut bytes = plain.to_frame(&LINK, b"payload");
+    let options = 54..66;
+    assert_eq!(bytes[options.clone()][..4], [1, 1, 8, 10]);
+    assert_eq!(segment(&bytes).options.timestamps, plain.timestamps);
+    bytes[options].rotate_left(2);
+    repair(&mut bytes);
+    assert_eq!(segment(&bytes).options.timestamps, plain.timestamps);
+}
+
+#[test]
 fn a_flow_sees_plain_headers_with_what_was_adjusted() {
     for link in [LINK, TAGGED] {
         let mut bytes = bare(false).to_frame(&link, b"payload");
