@@ -404,7 +404,9 @@ impl Flow {
         for _ in 0..budget {
             match self.poll_egress(now, core) {
                 None => return Egress::Done,
-                Some(false) => {
+                Some(true) if !self.has_sent_all() => {}
+                // To ask once more after the last packet would cost as much as to send it.
+                Some(_) => {
                     result = if core.is_full() {
                         Egress::Full
                     } else {
@@ -412,16 +414,6 @@ impl Flow {
                     };
                     break;
                 }
-                Some(true) if self.has_sent_all() => {
-                    // To ask once more costs as much as to send.
-                    result = if core.is_full() {
-                        Egress::Full
-                    } else {
-                        Egress::Done
-                    };
-                    break;
-                }
-                Some(true) => {}
             }
         }
         self.look();
@@ -434,8 +426,9 @@ impl Flow {
         result
     }
 
-    /// The packet that was just sent ends with the last byte that there is, and says by itself where
-    /// we are. What smoltcp wants to send nevertheless it says when it is asked for its next time.
+    /// The packet that was just sent ends with the last byte that there is, and says by itself
+    /// where we are. What smoltcp wants to send nevertheless it says when it is asked for its next
+    /// time.
     fn has_sent_all(&self) -> bool {
         let Body { seen, line, .. } = &self.body;
         let goes_on = matches!(seen.state, State::Established | State::CloseWait);

@@ -99,8 +99,8 @@ impl<P: Port> Stack<P> {
 
     /// A reply goes to where the stream goes on, except through a router, which may have other ways
     /// in and out. Anyone can make up a segment that passes, but only the peer knows the number
-    /// that comes next: a segment that brings the stream no further moves nothing. `silent`: nothing
-    /// had gone on with the peer for long.
+    /// that comes next: a segment that brings the stream no further moves nothing. `silent`:
+    /// nothing had gone on with the peer for long.
     #[cold]
     fn follow(&mut self, now: Instant, slot: u32, segment: &Segment, goes_on: bool, silent: bool) {
         let Some(live) = self.table.value_mut(slot).and_then(Entry::live_mut) else {

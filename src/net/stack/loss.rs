@@ -303,8 +303,8 @@ impl Recovery {
         false
     }
 
-    /// The first answer since an unanswered flight was asked after. `true`: it answers what was sent
-    /// before that, so that nothing was lost. A peer echoes the timestamp of the segment that
+    /// The first answer since an unanswered flight was asked after. `true`: it answers what was
+    /// sent before that, so that nothing was lost. A peer echoes the timestamp of the segment that
     /// brought its stream further (RFC 7323 §4.3).
     fn was_late(&mut self, now: Instant, echo: Option<u32>) -> bool {
         let Some(asked) = self.asked.take() else {
