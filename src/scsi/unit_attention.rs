@@ -149,10 +149,16 @@ impl NexusUnit {
     }
 
     /// Reports the next condition, which is thereby cleared (UA_INTLCK_CTRL = 00b).
+    #[inline]
     pub fn take(&mut self) -> Option<UnitAttention> {
         if self.pending == 0 {
             return None;
         }
+        self.take_next()
+    }
+
+    #[cold]
+    fn take_next(&mut self) -> Option<UnitAttention> {
         let next = self.pending()?;
         self.pending &= !next.bit();
         Some(next)

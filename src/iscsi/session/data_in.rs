@@ -18,6 +18,16 @@ use super::{Env, Session};
 /// Bytes read at a time. A READ that is longer takes the next piece when this one is on its way.
 const PIECE_BYTES: u32 = 256 * 1024;
 
+/// How far a piece was cut into PDUs.
+enum Cut {
+    /// All of it is queued.
+    Whole,
+    /// And the task has ended.
+    Over,
+    /// Something is left, for which the connection has no room now.
+    NoRoom,
+}
+
 /// What the initiator expected against what there was (RFC 7143 §11.4.5).
 pub(super) fn residual(expected: u32, moved: u64) -> Residual {
     let expected = u64::from(expected);
@@ -44,7 +54,11 @@ impl Session {
         data.lba = lba;
         data.presented = presented;
         data.limit = u32::try_from(limit).expect("at most data_in_bytes");
-        data.blocks = data.limit.div_ceil(block);
+        data.blocks = if limit == u64::from(blocks) * u64::from(block) {
+            blocks
+        } else {
+            data.limit.div_ceil(block)
+        };
         task.state = State::Streaming;
         if data.blocks == 0 {
             self.resume(env, slot, Event::Streamed(Ok(())));
@@ -62,13 +76,14 @@ impl Session {
     pub(super) fn stream(&mut self, env: &mut Env<'_>, slot: u16) {
         let task = self.tasks.slot(slot).expect("callers have found it");
         let id = task.id;
-        if task.data_in.piece.is_some() && !self.cut(env, slot) {
-            self.wait(id);
-            return;
+        if task.data_in.piece.is_some() {
+            match self.cut(env, slot) {
+                Cut::NoRoom => return self.wait(id),
+                Cut::Over => return,
+                Cut::Whole => {}
+            }
         }
-        let Some(task) = self.tasks.find(id) else {
-            return;
-        };
+        let task = self.tasks.slot(slot).expect("it goes with its last PDU");
         if task.data_in.blocks > 0 && !task.data_in.reading && !self.read_piece(env, slot) {
             self.wait(id);
         }
@@ -76,16 +91,18 @@ impl Session {
 
     /// Submits the read of the next piece. `false`: no room or no buffer now.
     fn read_piece(&mut self, env: &mut Env<'_>, slot: u16) -> bool {
-        let block = self.block_bytes(env, slot);
+        let unit = self.unit_of(slot).expect("only a mapped unit reads");
+        let block = env.units[usize::from(unit.0)].block_size();
         let task = self.tasks.slot(slot).expect("callers have found it");
         let on = task.connection;
         let connection = &self.connections[on];
         if !connection.transmit.has_room_beside(connection.read_ahead) {
             return false;
         }
-        let unit = self.unit_of(slot).expect("only a mapped unit reads");
-        let task = self.tasks.slot(slot).expect("callers have found it");
-        let mut blocks = task.data_in.blocks.min(PIECE_BYTES / block);
+        let mut blocks = task.data_in.blocks;
+        if u64::from(blocks) * u64::from(block) > u64::from(PIECE_BYTES) {
+            blocks = PIECE_BYTES / block;
+        }
         let mut buf = task.take_buffer(env.pool, env.floor, (blocks * block) as usize);
         if buf.is_none() {
             // Memory is short: what stands behind the command itself is always there.
@@ -117,7 +134,7 @@ impl Session {
         result: Result<(), IoError>,
         buf: Option<DmaBuf>,
     ) {
-        let task = self.tasks.find(id).expect("complete() has found it");
+        let task = self.tasks.slot(id.slot).expect("complete() has found it");
         task.data_in.reading = false;
         let buf = buf.expect("a read brings its buffer back");
         let connection = &mut self.connections[task.connection];
@@ -175,29 +192,34 @@ impl Session {
         self.stream(env, slot);
     }
 
-    /// Cuts Data-In PDUs from the piece in hand. `false`: there is no more room. Ends the task with
-    /// its last byte.
-    fn cut(&mut self, env: &mut Env<'_>, slot: u16) -> bool {
-        let task = self.tasks.slot(slot).expect("callers have found it");
-        let on = task.connection;
-        let max_segment = self.connections[on].initiator_max_recv_data_segment_length as usize;
+    /// Cuts Data-In PDUs from the piece in hand, as far as there is room. Ends the task with its
+    /// last byte.
+    fn cut(&mut self, env: &mut Env<'_>, slot: u16) -> Cut {
         let max_burst = self.negotiated.parameters.max_burst_length;
         loop {
-            if !self.connections[on].transmit.has_room() {
-                return false;
-            }
             let task = self.tasks.slot(slot).expect("callers have found it");
-            let piece = task.data_in.piece.as_ref().expect("callers have looked");
-            let in_burst = (max_burst - task.data_in.sent % max_burst) as usize;
-            let length = (piece.end - piece.offset).min(max_segment).min(in_burst);
-            let length_u32 = u32::try_from(length).expect("bounded by MaxBurstLength");
-            let offset = task.data_in.sent;
-            let at_end = offset + length_u32 == task.data_in.limit;
-            if at_end && task.data_in.outcome.is_some() {
-                self.cut_last(env, slot, length);
-                return true;
+            let connection = &mut self.connections[task.connection];
+            if !connection.transmit.has_room() {
+                return Cut::NoRoom;
             }
-            let range = piece.offset..piece.offset + length;
+            let data = &mut task.data_in;
+            let piece = data.piece.as_mut().expect("callers have looked");
+            let offset = data.sent;
+            let of_burst = if offset < max_burst {
+                offset
+            } else {
+                offset % max_burst
+            };
+            let in_burst = (max_burst - of_burst) as usize;
+            let length = (piece.end - piece.offset)
+                .min(connection.initiator_max_recv_data_segment_length as usize)
+                .min(in_burst);
+            let length_u32 = u32::try_from(length).expect("bounded by MaxBurstLength");
+            let at_end = offset + length_u32 == data.limit;
+            if at_end && data.outcome.is_some() {
+                self.cut_last(env, slot, length);
+                return Cut::Over;
+            }
             let pdu = ScsiDataIn {
                 final_: at_end || length == in_burst,
                 acknowledge: false,
@@ -208,22 +230,22 @@ impl Session {
                 stat_sn: crate::pdu::StatSn(0),
                 exp_cmd_sn: self.window.exp_cmd_sn(),
                 max_cmd_sn: self.window.max_cmd_sn(),
-                data_sn: task.data_in.data_sn,
+                data_sn: data.data_sn,
                 buffer_offset: offset,
             };
-            task.data_in.sent += length_u32;
-            task.data_in.data_sn = task.data_in.data_sn.wrapping_add(1);
-            task.last_progress = env.now;
-            let piece = task.data_in.piece.as_mut().expect("still there");
+            let range = piece.offset..piece.offset + length;
             piece.offset += length;
             let done = piece.offset == piece.end;
+            data.sent += length_u32;
+            data.data_sn = data.data_sn.wrapping_add(1);
+            task.last_progress = env.now;
             self.counters.bytes_out += length as u64;
-            let transmit = &mut self.connections[on].transmit;
+            let transmit = &mut connection.transmit;
             transmit.push_payload(pdu.emit(), &piece.held, range);
             if done {
-                let piece = task.data_in.piece.take().expect("still there");
+                let piece = data.piece.take().expect("still there");
                 transmit.release(piece.held);
-                return true;
+                return Cut::Whole;
             }
         }
     }

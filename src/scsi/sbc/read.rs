@@ -34,9 +34,11 @@ fn begin(call: &UnitCall<'_>, extent: Extent, force_unit_access: bool) -> Begin 
     let bytes = extent.transfer_bytes(unit)?;
     let transfer = Transfer::In(u64::from(bytes));
     // RFC 7143 §11.4.5.1: what the initiator has no room for is not sent, so it need not be read.
-    let blocks = extent
-        .blocks
-        .min(command.data_in_bytes.div_ceil(unit.block_size()));
+    let blocks = if command.data_in_bytes >= bytes {
+        extent.blocks
+    } else {
+        command.data_in_bytes.div_ceil(unit.block_size())
+    };
     if blocks == 0 {
         return Task::good(transfer);
     }

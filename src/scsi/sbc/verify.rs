@@ -98,7 +98,8 @@ fn begin(call: &UnitCall<'_>, extent: Extent, check: ByteCheck) -> Begin {
         data_out_bytes,
         scratch_bytes,
     };
-    Ok((Task::new(Machine::Verify(verify), transfer), step))
+    let machine = Machine::Verify(Box::new(verify));
+    Ok((Task::new(machine, transfer), step))
 }
 
 impl Verify {

@@ -35,14 +35,18 @@ fn begin(call: &UnitCall<'_>, extent: Extent, fua: bool) -> Begin {
     let bytes = extent.transfer_bytes(unit)?;
     let transfer = Transfer::Out(u64::from(bytes));
     // RFC 7143 §11.4.5.1: where the initiator sends less than the CDB says, only that is written.
-    let data_out_bytes = bytes.min(command.data_out_bytes);
-    if data_out_bytes % unit.block_size() != 0 {
-        return Task::refused(transfer, CUT_WITHIN_A_BLOCK);
-    }
-    if data_out_bytes == 0 {
+    let (data_out_bytes, blocks) = if command.data_out_bytes >= bytes {
+        (bytes, extent.blocks)
+    } else {
+        let sent = command.data_out_bytes;
+        if sent % unit.block_size() != 0 {
+            return Task::refused(transfer, CUT_WITHIN_A_BLOCK);
+        }
+        (sent, sent / unit.block_size())
+    };
+    if blocks == 0 {
         return Task::good(transfer);
     }
-    let blocks = data_out_bytes / unit.block_size();
     unit.activity().count_write(blocks);
     let write = Write {
         lba: extent.lba,
