@@ -39,7 +39,7 @@ fn begin(call: &UnitCall<'_>, extent: Extent, fua: bool) -> Begin {
         (bytes, extent.blocks)
     } else {
         let sent = command.data_out_bytes;
-        if sent % unit.block_size() != 0 {
+        if !sent.is_multiple_of(unit.block_size()) {
             return Task::refused(transfer, CUT_WITHIN_A_BLOCK);
         }
         (sent, sent / unit.block_size())
