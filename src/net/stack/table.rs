@@ -11,7 +11,7 @@
 //! product. That is much cheaper than SipHash, and less: who saw hashes could find the key. Nobody
 //! does: they are not sent, there are only as many entries as there may be connections, their order
 //! is told to nobody, and a search that a stranger times over a network is nanoseconds of it. Who
-//! guesses finds two ends of the same hash as often as with any other hash.
+//! guesses finds two ends of one hash about as often as chance has it.
 //!
 //! Invariants: each full slot has exactly one bucket; between a bucket and where its hash wants it
 //! there is no empty bucket; at least half of the buckets are empty.

@@ -145,6 +145,7 @@ impl Flow {
         // Our timestamps go on from the one that came back, or the peer would take them for old.
         if let Some(told) = told {
             flow.body.ticks = told.echo.wrapping_add(1);
+            flow.body.line.time = None;
         }
         let packet = Bare {
             window: ack.window,

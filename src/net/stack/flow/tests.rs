@@ -15,7 +15,7 @@ use crate::mem::{CHUNK_BYTES, Piece};
 use crate::net::Moved;
 use crate::net::stack::packet::{self, Parsed};
 use crate::port::{Frame, Port, memory};
-use world::{Faults, Random, World, WorldConfig};
+use world::{COOKIE_CLOCK, Faults, Random, World, WorldConfig};
 
 fn with_mtu(mtu: u16) -> memory::Config {
     memory::Config {
@@ -571,6 +571,31 @@ fn a_connection_begins_with_a_cookie() {
         world.transfer([500_000, 500_000]);
         world.close();
     }
+}
+
+#[test]
+fn what_is_sent_with_a_cookies_acknowledgment_is_not_older_than_the_cookie() {
+    let mut world = World::new(&WorldConfig::default());
+    world.numbers = Some(Numbers::new(&[9; 32], world.now));
+    world.open(0, None);
+    world.until(|world| world.ends[1].flow.is_some());
+    world.write(1, 1000);
+    world.send(1);
+    let (mut data, mut values) = (0, Vec::new());
+    for frame in world.ends[0].inbox.values() {
+        let Ok(Parsed::Tcp(segment)) = packet::parse(frame) else {
+            panic!("{frame:?}");
+        };
+        data += segment.payload_len;
+        values.push(segment.options.timestamps.unwrap().value);
+    }
+    assert_eq!(data, 1000);
+    assert!(
+        values.iter().all(|value| *value > COOKIE_CLOCK - 100),
+        "{values:?}"
+    );
+    world.transfer([1000, 1000]);
+    world.close();
 }
 
 #[test]

@@ -54,6 +54,9 @@ impl Default for WorldConfig {
     }
 }
 
+/// What the timestamps of cookies show.
+pub(super) const COOKIE_CLOCK: u32 = 1_000_000;
+
 /// A generator of numbers: splitmix64.
 pub(super) struct Random(pub(super) u64);
 
@@ -389,8 +392,7 @@ impl World {
         };
         let (now, end) = (self.now, &mut self.ends[side]);
         if segment.is_opening() {
-            let clock = 1_000_000;
-            let cookie = numbers.cookie(segment, clock, now).unwrap();
+            let cookie = numbers.cookie(segment, COOKIE_CLOCK, now).unwrap();
             let times = cookie.timestamp.zip(segment.options.timestamps);
             let answer = Bare {
                 window: u16::MAX,
