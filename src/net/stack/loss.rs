@@ -143,16 +143,9 @@ pub struct Recovery {
     held_until: Option<Instant>,
     /// When duplicates began the repair whose first answer has yet to come.
     repaired: Option<Instant>,
-    /// The same, where it began because nothing was answered.
-    asked: Option<Asked>,
-}
-
-/// A flight of which nothing was known to be lost was asked after.
-#[derive(Clone, Copy, Debug)]
-struct Asked {
-    at: Instant,
-    /// What our timestamps showed: those of what was sent before are older.
-    clock: u32,
+    /// What our timestamps showed when a flight was asked after of which nothing was known to be
+    /// lost, until its first answer comes: those of what was sent before are older.
+    asked: Option<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -304,17 +297,12 @@ impl Recovery {
     }
 
     /// The first answer since an unanswered flight was asked after. `true`: it answers what was
-    /// sent before that, so that nothing was lost. A peer echoes the timestamp of the segment that
-    /// brought its stream further (RFC 7323 §4.3).
-    fn was_late(&mut self, now: Instant, echo: Option<u32>) -> bool {
-        let Some(asked) = self.asked.take() else {
-            return false;
-        };
-        match (echo, self.round_trip) {
-            (Some(echo), _) => Seq(echo).is_before(Seq(asked.clock)),
-            (None, Some(round_trip)) => now.saturating_duration_since(asked.at) < round_trip / 2,
-            (None, None) => false,
-        }
+    /// sent before that, so that nothing was lost (RFC 3522 §3.2). A peer echoes the timestamp of
+    /// the segment that brought its stream further (RFC 7323 §4.3); from one without timestamps a
+    /// late answer looks like one to what was sent again over a path that has become faster.
+    fn was_late(&mut self, echo: Option<u32>) -> bool {
+        let asked = self.asked.take().zip(echo);
+        asked.is_some_and(|(clock, echo)| Seq(echo).is_before(Seq(clock)))
     }
 
     /// The flow is to find a loss now. How many duplicates that takes.
@@ -367,7 +355,7 @@ impl Recovery {
         self.is_excused = false;
         self.held_until = None;
         self.measure(now);
-        let is_mistaken = self.was_early(now) | self.was_late(now, heard.echo);
+        let is_mistaken = self.was_early(now) | self.was_late(heard.echo);
         if is_mistaken && matches!(self.phase, Phase::Repairing { .. }) {
             self.phase = Phase::Open;
         }
@@ -454,7 +442,7 @@ impl Recovery {
         } else {
             self.probes += 1;
             if self.phase == Phase::Open {
-                self.asked = Some(Asked { at: now, clock });
+                self.asked = Some(clock);
             }
         }
         let duplicates = self.repair_again();
