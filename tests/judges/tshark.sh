@@ -88,11 +88,12 @@ capture_wire() {
     # either (RFC 1624 §3). Not so the subject, where it writes its checksums itself.
     zero="!(tcp.checksum.ffff && tcp.srcport != $PORT)"
     [ "$WIRE_KIND" != net_tap ] || zero='!tcp.checksum.ffff'
-    bounded 300 tshark -r "$file" -d "tcp.port==$PORT,iscsi" -o tcp.check_checksum:$sums -o ip.check_checksum:$sums \
-        -o tcp.analyze_sequence_numbers:TRUE -T fields -E separator=' ' -e frame.number -e tcp.srcport -e _ws.malformed \
+    bounded 300 tshark -r "$file" -o tcp.check_checksum:$sums -o ip.check_checksum:$sums -T fields -E separator=' ' -e frame.number -e tcp.srcport \
         -e ip.checksum.status -e tcp.checksum.status -e tcp.checksum -e icmp.checksum.status -e icmpv6.checksum.status \
-        -Y "_ws.malformed || ip.checksum.status == 0 || (tcp.checksum.status == 0 && $zero) || icmp.checksum.status == 0 || icmpv6.checksum.status == 0" \
+        -Y "ip.checksum.status == 0 || (tcp.checksum.status == 0 && $zero) || icmp.checksum.status == 0 || icmpv6.checksum.status == 0" \
         > "$W/damaged" 2> "$W/damaged.log" || { fail "$name: decoded" "tshark: exit $?" "$W/damaged.log"; return; }
+    bounded 300 tshark -r "$file" -d "tcp.port==$PORT,iscsi" -T fields -E separator=' ' -e frame.number -e tcp.srcport -e _ws.malformed \
+        -Y _ws.malformed > "$W/malformed" 2> "$W/damaged.log" || { fail "$name: decoded" "tshark: exit $?" "$W/damaged.log"; return; }
     bounded 300 tshark -r "$file" -T fields -E separator=' ' -e frame.number -e tcp.srcport -e _ws.col.Info \
         -Y 'tcp.analysis.retransmission || tcp.analysis.out_of_order || tcp.analysis.lost_segment || tcp.analysis.duplicate_ack' > "$W/flags" 2>/dev/null
     n=$(capinfos -cM "$file" | sed -n 's/^Number of packets: *//p')
@@ -100,15 +101,16 @@ capture_wire() {
     # (The SCSI dissector calls a response malformed that an allocation length cut short:
     # capture_judge tells those from others.)
     # Nor is a segment damaged whose bytes were sent before; see below.
-    grep -vF -e '[Malformed Packet: SCSI]' -e 'New fragment overlaps old data (retransmission?)' "$W/damaged" > "$W/damaged.wire"
-    if [ ! -s "$W/damaged.wire" ]; then ok "$name: none malformed$([ $sums = FALSE ] || echo ", each checksum right")"
-    else fail "$name: malformed or with a wrong checksum" "$(wc -l < "$W/damaged.wire")" "$W/damaged.wire"; fi
+    grep -vF -e '[Malformed Packet: SCSI]' -e 'New fragment overlaps old data (retransmission?)' "$W/malformed" >> "$W/damaged"
+    if [ ! -s "$W/damaged" ]; then ok "$name: none malformed$([ $sums = FALSE ] || echo ", each checksum right")"
+    else fail "$name: malformed or with a wrong checksum" "$(wc -l < "$W/damaged")" "$W/damaged"; fi
     # Nothing is lost on this wire, so only what was not answered for long may be sent again, which
     # happens where this machine had no processor for one of the two ends: the daemon asks after a
     # flight of 20 ms, the kernel sooner (RFC 8985 §7).
     if [ -z "$WIRE_ORDERED" ]; then skip "$name: what was sent twice" "without root the frames change their order"; return; fi
     bounded 300 tshark -r "$file" -Y "tcp.srcport == $PORT && tcp.len > 0" -T fields -E separator=/t -e frame.number -e frame.time_relative \
-        -e tcp.stream -e tcp.seq -e tcp.len -e tcp.options.timestamp.tsval > "$W/sent" 2>/dev/null
+        -e tcp.stream -e tcp.seq -e tcp.len -e tcp.options.timestamp.tsval > "$W/sent" 2> "$W/damaged.log" ||
+        { fail "$name: decoded" "tshark: exit $?" "$W/damaged.log"; return; }
     awk -F '\t' -v answered=0.01 "$TWICE" "$W/sent" > "$W/again"
     twice=$(grep -cv '^late' "$W/again") late=$(grep -c '^late' "$W/again")
     if [ ! -s "$W/sent" ]; then fail "$name: sent twice or out of order by the subject" "none of its segments was seen"
