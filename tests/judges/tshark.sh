@@ -10,7 +10,8 @@
 #                               no malformed PDU, no bad digest, and at least that
 #                               many good header and data digests
 #   capture_wire NAME FILE      what passed on a wire: nothing malformed, each checksum
-#                               right, nothing sent twice by the subject
+#                               right, nothing sent twice by the subject, but what
+#                               was first sent 10 ms ago or longer
 capture_possible() {
     command -v tshark > /dev/null || { echo "tshark is not installed"; return 1; }
     [ "$(id -u)" -eq 0 ] || { echo "capturing on lo needs root"; return 1; }
@@ -115,7 +116,7 @@ capture_wire() {
     twice=$(grep -cv '^late' "$W/again") late=$(grep -c '^late' "$W/again")
     if [ ! -s "$W/sent" ]; then fail "$name: sent twice or out of order by the subject" "none of its segments was seen"
     elif [ "$twice" -eq 0 ] || [ "$WIRE_KIND" = host ]; then
-        ok "$name: of $(wc -l < "$W/sent") segments with data the subject sent $twice twice or out of order, and $late again that nobody answered for 10 ms and more"
+        ok "$name: of $(wc -l < "$W/sent") segments with data the subject sent $twice twice or out of order, and $late again 10 ms and more behind the first time"
     else fail "$name: sent twice or out of order by the subject" "$twice" "$W/again"; fi
     # A probe of the kernel's is one segment and one duplicate ACK; the third duplicate in a row,
     # and what the kernel sends because of it, would be a sign that something is lost.

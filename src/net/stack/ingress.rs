@@ -28,23 +28,16 @@ impl<P: Port> Stack<P> {
         self.core.counters.frames += 1;
         // Looked at where it is: a segment is too long to be moved for nothing.
         match &packet::parse(&frame) {
-            Ok(Parsed::Tcp(segment)) => self.segment(now, segment, frame, came),
-            Ok(parsed) => self.work_on_other(now, parsed, frame, came),
-            Err(reason) => self.core.counters.drop_malformed(*reason),
-        }
-    }
-
-    fn work_on_other(&mut self, now: Instant, parsed: &Parsed, frame: Frame, came: Came) {
-        match parsed {
-            Parsed::Tcp(segment) => return self.segment(now, segment, frame, came),
-            Parsed::Arp(arp) => {
+            Ok(Parsed::Tcp(segment)) => return self.segment(now, segment, frame, came),
+            Ok(Parsed::Arp(arp)) => {
                 if let Some(place) = self.network_of(&arp.link) {
                     let learned = self.control.arp(now, arp, &mut around!(self, place));
                     self.tell_learned(learned);
                 }
             }
-            Parsed::Icmpv4(icmp) | Parsed::Icmpv6(icmp) => self.icmp(now, icmp, frame, came),
-            Parsed::Other(..) => self.core.counters.drop(Dropped::OtherProtocol),
+            Ok(Parsed::Icmpv4(icmp) | Parsed::Icmpv6(icmp)) => self.icmp(now, icmp, frame, came),
+            Ok(Parsed::Other(..)) => self.core.counters.drop(Dropped::OtherProtocol),
+            Err(reason) => return self.core.counters.drop_malformed(*reason),
         }
         self.tell_addresses();
     }

@@ -18,8 +18,8 @@
 //! kept away (RFC 6582 §4.1). And where segments overtake each other, which an answer shows that
 //! comes too soon to be one to the repair, duplicates are held back for a part of a round trip,
 //! like RFC 8985 §6.2 does, since each mistaken repair halves the flow's rate. Where only the
-//! answers were late, the first one shows it by the timestamp that it echoes (RFC 3522), or else by
-//! coming too soon as well: nothing more is sent again then.
+//! answers were late, the first one shows it by the timestamp that it echoes (RFC 3522), and
+//! nothing more is sent again; without timestamps nobody can tell.
 
 use std::time::{Duration, Instant};
 
