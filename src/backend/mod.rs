@@ -19,6 +19,7 @@ mod spec;
 pub mod suite;
 #[cfg(test)]
 mod tests;
+mod wake;
 
 pub use backing::Backing;
 pub use faults::Faults;

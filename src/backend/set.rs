@@ -18,12 +18,13 @@ use rustix::io::Errno;
 
 use super::backing::{Backing, Device};
 use super::faults::Verdict;
-use super::file::{Files, Wake};
+use super::file::Files;
 use super::memory::ZERO_STEP_BYTES;
 use super::request::{
     Completion, DeviceInfo, IoError, LbaRun, Manner, Operation, Request, Token, UnitIndex,
 };
 use super::spec::OpenError;
+use super::wake::Wake;
 
 /// Completions for which room is made at start.
 const READY_CAPACITY: usize = 4096;

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::gate::Pass;
 use super::job::Call;
 use super::sys;
-use super::wake::Wake;
+use crate::backend::wake::Wake;
 
 /// Most helper threads of one core. Those of hung units are lost to the others.
 pub(super) const HELPERS_MAX: usize = 16;

@@ -31,7 +31,6 @@ mod registry;
 mod ring;
 mod sys;
 mod turn;
-mod wake;
 
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
@@ -45,10 +44,10 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 pub(crate) use object::FileObject;
-pub(crate) use wake::Wake;
 
 use super::request::{Completion, IoError, Manner, Operation, Token};
 use super::spec::{Engine, OpenError};
+use super::wake::Wake;
 use crate::mem::DmaBuf;
 use helpers::{HELPERS_PER_UNIT_MAX, Helpers, Work};
 use job::{Call, IOVECS_MAX, Job, Progress};

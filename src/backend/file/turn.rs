@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst, fence};
 
 use crossbeam::queue::SegQueue;
 
-use super::wake::Wake;
+use crate::backend::wake::Wake;
 
 #[derive(Debug)]
 pub(super) struct Turn {

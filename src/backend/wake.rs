@@ -49,7 +49,7 @@ impl Wake {
     }
 
     /// For producers, after their completion is in its queue.
-    pub(super) fn signal(&self) {
+    pub(crate) fn signal(&self) {
         fence(SeqCst);
         if self.armed.load(SeqCst) {
             // EAGAIN: the counter is at its top, so the descriptor is readable already.
