@@ -29,7 +29,7 @@ pub use alias::Alias;
 pub use buf::{DmaBuf, Segments, Slices, SlicesMut};
 pub use loan::Loan;
 pub use pool::{CHUNK_BYTES, Pool};
-pub use region::{Pages, Region, RegionError};
+pub use region::{InPlace, Pages, Region, RegionError};
 
 /// Copies `src` over `dst`, which must be equally long. Every copy of user data on the data path
 /// goes through here, so that the copy budget of `docs/ARCHITECTURE.md` can be checked by looking

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use super::buf::DmaBuf;
 use super::loan::Loans;
-use super::region::{Pages, Region, RegionError};
+use super::region::{InPlace, Pages, Region, RegionError};
 
 /// Bytes in a chunk, the unit of allocation; each chunk is aligned to 4096 at least.
 pub const CHUNK_BYTES: usize = 16 * 1024;
@@ -166,6 +166,13 @@ impl Pool {
             buf.grow(&self.core, Some(self.core.take(chunks)), bytes);
         }
         buf
+    }
+}
+
+// SAFETY: a pool cuts up one region, which its handles and buffers keep in place together.
+unsafe impl InPlace for Pool {
+    fn memory(&self) -> (NonNull<u8>, usize) {
+        Self::memory(self)
     }
 }
 

@@ -79,6 +79,24 @@ enum Kind {
     Huge(Layout),
 }
 
+/// Memory that does not move as long as its handle lives, so that a device may be told where it is.
+///
+/// # Safety
+/// 1. `memory` names the same bytes each time: whole pages of anonymous memory, readable and
+///    writable, that stay mapped until this value and all its clones are gone.
+/// 2. Moving the value does not move the memory, and dropping it changes none of its bytes.
+pub unsafe trait InPlace {
+    /// The first byte, aligned to 4096 or better, and the length in bytes.
+    fn memory(&self) -> (NonNull<u8>, usize);
+}
+
+// SAFETY: a region is one mapping of whole pages at a constant address, unmapped on drop.
+unsafe impl InPlace for Region {
+    fn memory(&self) -> (NonNull<u8>, usize) {
+        (self.base, self.len)
+    }
+}
+
 // SAFETY: a region owns its mapping, which is not tied to the thread that made it; the type itself
 // gives out raw pointers and never reads or writes through them after `new`.
 unsafe impl Send for Region {}

@@ -1,0 +1,154 @@
+//! [`Bar`]: the registers of one controller, and what goes with its PCI function.
+//!
+//! Two kinds of parties use it: the controller's keeper reads and writes any register, a core's
+//! queue pair writes the doorbells that it was granted and reads nothing (a read waits for the
+//! device, a write does not).
+
+use std::fmt;
+
+use super::spec::registers::{Capabilities, Status, Version, offset};
+
+/// Bytes of a BAR that hold all registers but the doorbells.
+pub(crate) const BAR_BYTES_MIN: usize = offset::DOORBELLS + 2 * 4;
+
+/// Register access. Values are in this machine's byte order; offsets are in bytes from the start of
+/// the BAR, naturally aligned.
+///
+/// # Ordering
+/// Accesses of one thread reach the device in the order in which they are made. A write happens
+/// after every write to memory that this thread made before it ([`w32`](Bar::w32) and
+/// [`w64`](Bar::w64) begin with a Release fence), so that a doorbell never overtakes its entry.
+///
+/// # A device that is gone
+/// Reads give all ones, writes go nowhere, and nothing faults. It stays gone until
+/// [`reopen`](Bar::reopen) has found one in its place.
+///
+/// # Panics
+/// An offset beyond [`len`](Bar::len) is a programmer error.
+pub(crate) trait Bar: fmt::Debug + Send + Sync + 'static {
+    /// Bytes that can be reached.
+    fn len(&self) -> usize;
+
+    fn r32(&self, offset: usize) -> u32;
+
+    /// By default in two halves, the lower first.
+    fn r64(&self, offset: usize) -> u64 {
+        let low = self.r32(offset);
+        let high = self.r32(offset + 4);
+        u64::from(low) | u64::from(high) << 32
+    }
+
+    fn w32(&self, offset: usize, value: u32);
+
+    /// By default in two halves, the lower first: what the standard lets hosts do that have no
+    /// writes of 8 bytes (Base Specification §3.1.1).
+    fn w64(&self, offset: usize, value: u64) {
+        let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+        self.w32(offset, u32::from_le_bytes([a, b, c, d]));
+        self.w32(offset + 4, u32::from_le_bytes([e, f, g, h]));
+    }
+
+    /// Resets the function (PCIe FLR or what the bus has). When it returns `Ok` the device makes no
+    /// access to memory until it is enabled again, and every register is at its default. It may
+    /// take some 100 ms: never on a data core.
+    fn reset(&self) -> Result<(), ResetError>;
+
+    /// What the bus says of the function beside its registers.
+    fn presence(&self) -> Presence;
+
+    /// Lets go of the function, so that the kernel can take it away: it is [`Presence::Gone`] when
+    /// this returns, and reaches no memory. Registers may be accessed meanwhile, by any thread.
+    fn release(&self);
+
+    /// Opens the function that is in the place of the one that was let go. When it returns `Ok` all
+    /// mappings of the function's space hold for it, at their addresses.
+    fn reopen(&self) -> Result<(), ReopenError>;
+}
+
+/// Whether the function is there to stay.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Presence {
+    Here,
+    /// The kernel wants it back: someone unplugs or unbinds it, and waits for us to let go.
+    Wanted,
+    /// The bus has seen an error of it that is not corrected.
+    Failed,
+    Gone,
+}
+
+/// Why a function was not reset. The memory that it was given may still be written.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(crate) enum ResetError {
+    #[error("the function cannot be reset")]
+    Unsupported,
+    #[error("the reset failed: {0}")]
+    Failed(rustix::io::Errno),
+}
+
+/// Why there is no function in its place, for the operator.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct ReopenError(pub(crate) String);
+
+/// The registers that are read more than once, by name.
+pub(crate) fn capabilities(bar: &impl Bar) -> Capabilities {
+    Capabilities(bar.r64(offset::CAP))
+}
+
+pub(crate) fn version(bar: &impl Bar) -> Version {
+    Version(bar.r32(offset::VS))
+}
+
+pub(crate) fn status(bar: &impl Bar) -> Status {
+    Status(bar.r32(offset::CSTS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam::queue::SegQueue;
+
+    /// Eight bytes that remember who wrote where.
+    #[derive(Debug, Default)]
+    struct Halves(SegQueue<(usize, u32)>);
+
+    impl Bar for Halves {
+        fn len(&self) -> usize {
+            BAR_BYTES_MIN
+        }
+
+        fn r32(&self, offset: usize) -> u32 {
+            0x1111_1111 * (1 + u32::try_from(offset / 4).unwrap())
+        }
+
+        fn w32(&self, offset: usize, value: u32) {
+            self.0.push((offset, value));
+        }
+
+        fn reset(&self) -> Result<(), ResetError> {
+            Err(ResetError::Unsupported)
+        }
+
+        fn presence(&self) -> Presence {
+            Presence::Here
+        }
+
+        fn release(&self) {}
+
+        fn reopen(&self) -> Result<(), ReopenError> {
+            Err(ReopenError("nothing is there".to_owned()))
+        }
+    }
+
+    #[test]
+    fn eight_bytes_are_two_halves_the_lower_first() {
+        let bar = Halves::default();
+        assert_eq!(capabilities(&bar), Capabilities(0x2222_2222_1111_1111));
+        assert_eq!(version(&bar), Version(0x3333_3333));
+        assert_eq!(status(&bar), Status(0x8888_8888));
+        bar.w64(offset::ASQ, 0x0123_4567_89ab_c000);
+        assert_eq!(bar.0.pop(), Some((0x28, 0x89ab_c000)));
+        assert_eq!(bar.0.pop(), Some((0x2c, 0x0123_4567)));
+        assert_eq!(bar.0.pop(), None);
+    }
+}

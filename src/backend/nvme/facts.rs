@@ -1,0 +1,348 @@
+//! What everybody may know of a controller: [`Settings`] from the operator, [`Limits`] from the
+//! controller, and [`Facts`] that change while it is served.
+//!
+//! Facts are written by the keeper and read by anyone, without locks; counters of cores are added
+//! to only when something went wrong. None of them guards memory: each is good by itself.
+
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use super::spec::entry::NamespaceId;
+use super::spec::identify::{ControllerData, Identifiers};
+use super::spec::log::Health;
+
+/// Entries of an I/O queue at most, whatever the controller could do: memory per core is
+/// [`QUEUE_ENTRIES_MAX`] × (64 + 16 + 4096) bytes.
+pub(crate) const QUEUE_ENTRIES_MAX: u16 = 1024;
+/// Longest transfer of one command, in bytes: what one page of PRP entries describes, from the
+/// first page on.
+pub(crate) const TRANSFER_BYTES_MAX: u32 = 1 << 20;
+/// Requests of one core for one controller that wait for a slot or for a recovery to end; beyond
+/// it they complete with `IoError::Resource`.
+pub(crate) const WAITING_MAX: usize = 4096;
+/// How often a command whose controller was reset is sent again.
+pub(crate) const REPLAYS_MAX: u8 = 2;
+
+/// What the operator decides.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Settings {
+    /// Entries of each I/O queue, 2 to [`QUEUE_ENTRIES_MAX`]; the controller may have fewer.
+    pub(crate) queue_entries: u16,
+    /// How long an I/O command may take before it is aborted; as long again before the controller
+    /// is reset.
+    pub(crate) io_timeout: Duration,
+    /// The same for admin commands, which are not aborted.
+    pub(crate) admin_timeout: Duration,
+    /// How long requests are held while the controller recovers; then they are NOT READY.
+    pub(crate) hold_max: Duration,
+    /// How often the health log is read.
+    pub(crate) health_interval: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            queue_entries: 256,
+            io_timeout: Duration::from_secs(8),
+            admin_timeout: Duration::from_secs(10),
+            // Initiators give up after 30 s or more.
+            hold_max: Duration::from_secs(15),
+            health_interval: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What the controller can do, within what is used of it. The same after every reset: a controller
+/// that comes back with less is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Limits {
+    /// Entries of an I/O queue: min(MQES + 1, setting), at least 2. One less is outstanding.
+    pub(crate) queue_entries: u16,
+    /// I/O queue pairs, at least 1: where there are more cores, they share.
+    pub(crate) queue_pairs: u16,
+    /// Bytes of one transfer at most: min(MDTS, [`TRANSFER_BYTES_MAX`]), a multiple of 4096.
+    pub(crate) transfer_bytes: u32,
+    /// Blocks of one Write Zeroes at most (WZSL, 16 bits), where it is supported.
+    pub(crate) write_zeroes_bytes: Option<u64>,
+    /// Dataset Management, where it is supported.
+    pub(crate) deallocate: Option<DeallocateLimits>,
+    /// There is a volatile write cache: flushes and FUA mean something.
+    pub(crate) write_cache: bool,
+}
+
+/// Limits of one Dataset Management command (DMRL, DMRSL, DMSL).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct DeallocateLimits {
+    /// 1 to 256.
+    pub(crate) ranges: u16,
+    pub(crate) range_blocks: u32,
+    pub(crate) blocks: u64,
+}
+
+/// What can be said of a controller as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum State {
+    /// It is being initialised for the first time.
+    Starting,
+    Ready,
+    /// It is being reset; requests are held.
+    Recovering,
+    /// It was given up; someone must look at it.
+    Failed,
+    /// It was taken away.
+    Gone,
+    /// We have let go of it.
+    Closed,
+}
+
+impl State {
+    const ALL: [Self; 6] = [
+        Self::Starting,
+        Self::Ready,
+        Self::Recovering,
+        Self::Failed,
+        Self::Gone,
+        Self::Closed,
+    ];
+}
+
+/// Counters of one controller since it was opened.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Commands that were late.
+    pub(crate) timeouts: AtomicU64,
+    pub(crate) aborts: AtomicU64,
+    pub(crate) controller_resets: AtomicU64,
+    pub(crate) function_resets: AtomicU64,
+    /// Commands that were sent again behind a reset.
+    pub(crate) replays: AtomicU64,
+    /// Completions that no rule of the standard explains.
+    pub(crate) breaches: AtomicU64,
+    /// Commands that ended with a status other than success.
+    pub(crate) errors: AtomicU64,
+    pub(crate) events: AtomicU64,
+    /// Bytes of buffers that are kept from everybody because the device may still write to them.
+    pub(crate) quarantined_bytes: AtomicU64,
+}
+
+impl Counters {
+    /// Adds to one of them.
+    pub(crate) fn add(counter: &AtomicU64, more: u64) {
+        counter.fetch_add(more, Relaxed);
+    }
+}
+
+/// Facts of a controller that change.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    state: AtomicU8,
+    pub(crate) counters: Counters,
+}
+
+impl Default for Facts {
+    fn default() -> Self {
+        Self {
+            state: AtomicU8::new(State::Starting as u8),
+            counters: Counters::default(),
+        }
+    }
+}
+
+impl Facts {
+    pub(crate) fn state(&self) -> State {
+        let at = self.state.load(Relaxed);
+        State::ALL[usize::from(at)]
+    }
+
+    /// The keeper's.
+    pub(crate) fn set_state(&self, state: State) {
+        self.state.store(state as u8, Relaxed);
+    }
+}
+
+/// What is constant of a namespace while it is served. A namespace that comes back with another
+/// block size or other identifiers is not the same one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Geometry {
+    pub(crate) namespace: NamespaceId,
+    /// 9 or 12.
+    pub(crate) block_shift: u8,
+    /// Blocks between boundaries that commands do not cross (NOIOB); 0 there are none.
+    pub(crate) boundary_blocks: u32,
+    /// Blocks that are written all or nothing when power fails, at least 1.
+    pub(crate) atomic_blocks: u32,
+    /// Boundaries of atomic writes (NABSPF + 1, NABO), where there are any.
+    pub(crate) atomic_boundary: Option<AtomicBoundary>,
+    /// Deallocated blocks read as zeroes.
+    pub(crate) unmapped_reads_zeroes: bool,
+    pub(crate) write_zeroes_deallocates: bool,
+    /// Preferred granularity of deallocations, in blocks, at least 1.
+    pub(crate) deallocate_granularity: u32,
+    pub(crate) identifiers: Identifiers,
+}
+
+/// How a namespace is named.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Selector {
+    /// The only active one that there is.
+    Only,
+    Id(NamespaceId),
+    Nguid([u8; 16]),
+    Eui64([u8; 8]),
+    Uuid([u8; 16]),
+}
+
+impl Selector {
+    /// Whether it names the namespace `id` with these identifiers.
+    pub(crate) fn names(&self, id: NamespaceId, identifiers: &Identifiers) -> bool {
+        match self {
+            Self::Only => true,
+            Self::Id(wanted) => *wanted == id,
+            Self::Nguid(wanted) => identifiers.nguid == Some(*wanted),
+            Self::Eui64(wanted) => identifiers.eui64 == Some(*wanted),
+            Self::Uuid(wanted) => identifiers.uuid == Some(*wanted),
+        }
+    }
+}
+
+/// All that an operator may want to see of a controller.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Report {
+    pub(crate) controller: ControllerData,
+    /// As of the last time it was read.
+    pub(crate) health: Option<Health>,
+    /// Active namespaces, in the order of their numbers.
+    pub(crate) namespaces: Vec<NamespaceReport>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct NamespaceReport {
+    pub(crate) namespace: NamespaceId,
+    pub(crate) blocks: u64,
+    pub(crate) block_shift: u8,
+    pub(crate) identifiers: Identifiers,
+    /// Why it cannot be served, if it cannot.
+    pub(crate) refused: Option<String>,
+}
+
+/// An atomic write crosses no multiple of `blocks` behind `offset`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct AtomicBoundary {
+    pub(crate) blocks: u32,
+    pub(crate) offset: u32,
+}
+
+/// A namespace as it is served: its geometry, and what changes.
+#[derive(Debug)]
+pub(crate) struct Namespace {
+    pub(crate) geometry: Geometry,
+    blocks: AtomicU64,
+    state: AtomicU32,
+}
+
+/// Whether a namespace can be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub(crate) enum NamespaceState {
+    Active,
+    /// The health log or the namespace says that writes are refused.
+    ReadOnly,
+    /// It was detached or deleted.
+    Missing,
+    /// It came back as another one: block size or identifiers differ.
+    Changed,
+}
+
+impl NamespaceState {
+    const ALL: [Self; 4] = [Self::Active, Self::ReadOnly, Self::Missing, Self::Changed];
+}
+
+impl Namespace {
+    pub(crate) fn new(geometry: Geometry, blocks: u64) -> Self {
+        Self {
+            geometry,
+            blocks: AtomicU64::new(blocks),
+            state: AtomicU32::new(NamespaceState::Active as u32),
+        }
+    }
+
+    /// Its size as the controller says it now, in logical blocks.
+    pub(crate) fn blocks(&self) -> u64 {
+        self.blocks.load(Relaxed)
+    }
+
+    pub(crate) fn state(&self) -> NamespaceState {
+        let at = usize::try_from(self.state.load(Relaxed)).expect("one of four");
+        NamespaceState::ALL[at]
+    }
+
+    /// The keeper's.
+    pub(crate) fn set_blocks(&self, blocks: u64) {
+        self.blocks.store(blocks, Relaxed);
+    }
+
+    /// The keeper's.
+    pub(crate) fn set_state(&self, state: NamespaceState) {
+        self.state.store(state as u32, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_survive_their_numbers() {
+        let facts = Facts::default();
+        assert_eq!(facts.state(), State::Starting);
+        for state in State::ALL {
+            facts.set_state(state);
+            assert_eq!(facts.state(), state);
+        }
+        let geometry = Geometry {
+            namespace: NamespaceId(1),
+            block_shift: 9,
+            boundary_blocks: 0,
+            atomic_blocks: 1,
+            atomic_boundary: None,
+            unmapped_reads_zeroes: false,
+            write_zeroes_deallocates: false,
+            deallocate_granularity: 1,
+            identifiers: Identifiers::default(),
+        };
+        let namespace = Namespace::new(geometry, 100);
+        assert_eq!(namespace.state(), NamespaceState::Active);
+        for state in NamespaceState::ALL {
+            namespace.set_state(state);
+            assert_eq!(namespace.state(), state);
+        }
+        namespace.set_blocks(u64::MAX);
+        assert_eq!(namespace.blocks(), u64::MAX);
+    }
+
+    #[test]
+    fn a_namespace_is_named_by_what_it_has() {
+        let identifiers = Identifiers {
+            eui64: Some([1; 8]),
+            uuid: Some([2; 16]),
+            ..Identifiers::default()
+        };
+        let named = |selector: Selector| selector.names(NamespaceId(3), &identifiers);
+        assert!(named(Selector::Only) && named(Selector::Id(NamespaceId(3))));
+        assert!(named(Selector::Eui64([1; 8])) && named(Selector::Uuid([2; 16])));
+        assert!(!named(Selector::Id(NamespaceId(1))) && !named(Selector::Eui64([2; 8])));
+        assert!(!named(Selector::Nguid([0; 16])), "none is no identifier");
+    }
+
+    #[test]
+    fn a_transfer_fits_one_page_of_prp_entries() {
+        // PRP1 and 255 or 256 entries behind it, 8 bytes each.
+        assert!(TRANSFER_BYTES_MAX / 4096 * 8 <= 4096);
+        let two_escalations = Settings::default().io_timeout * 2;
+        assert!(
+            two_escalations < Duration::from_secs(30),
+            "initiators' patience"
+        );
+    }
+}

@@ -1,0 +1,32 @@
+//! Our own driver for NVMe controllers on PCI Express, from user space and by polling (NVM Express
+//! Base Specification 2.0, NVM Command Set Specification 1.0, NVMe over PCIe Transport 1.0).
+//!
+//! ```text
+//!   control side                          data cores
+//!   ┌────────────────────┐   link   ┌──────────────────────────┐
+//!   │ keeper: one thread │◄────────►│ queue pair of the core:  │  read and write by DMA,
+//!   │ for a controller:  │          │ submit, doorbell, poll   │  no system call, no register
+//!   │ init, admin queue, │          │ completions, quarantine  │  read, no interrupt
+//!   │ events, health,    │          └───────────┬──────────────┘
+//!   │ recovery, shutdown │                      │ doorbells, rings
+//!   └─────────┬──────────┘                      │
+//!             └───────────────► Bar, DmaSpace ◄─┘      VFIO, or a model in tests
+//! ```
+//!
+//! - [`spec`]: the standard's words, pure.
+//! - [`bar`], [`dma`]: what a controller is reached through, and memory that it reaches.
+//! - [`facts`], [`link`]: what keeper and cores know together and say to each other.
+//!
+//! `spec` uses nothing else here; `bar` and `dma` use `spec`; `facts` and `link` use those. The
+//! keeper and the queue pairs use all of these and not each other. `unsafe` stands in `dma` and in
+//! what implements `Bar` and `DmaSpace`, nowhere else.
+//!
+//! Never: a reference to memory that a device may be writing to; a buffer back to its owner while
+//! the device may still use it; a register read, a lock or a wait on a data core; an index, a
+//! length or a number of the controller's that was not checked.
+
+pub(crate) mod bar;
+pub(crate) mod dma;
+pub(crate) mod facts;
+pub(crate) mod link;
+pub(crate) mod spec;
