@@ -60,9 +60,21 @@ pub(crate) trait Bar: fmt::Debug + Send + Sync + 'static {
     /// this returns, and reaches no memory. Registers may be accessed meanwhile, by any thread.
     fn release(&self);
 
+    /// Which device it is, for what some of them need beyond the standard. `None`: it is not known.
+    fn function(&self) -> Option<Function> {
+        None
+    }
+
     /// Opens the function that is in the place of the one that was let go. When it returns `Ok` all
     /// mappings of the function's space hold for it, at their addresses.
     fn reopen(&self) -> Result<(), ReopenError>;
+}
+
+/// A PCI device by its numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Function {
+    pub(crate) vendor: u16,
+    pub(crate) device: u16,
 }
 
 /// Whether the function is there to stay.

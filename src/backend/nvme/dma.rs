@@ -409,6 +409,8 @@ pub(crate) enum Quiet {
     Disabled,
     /// The function was reset.
     FunctionReset,
+    /// The submission queue that they were in was deleted, or they were in none.
+    QueueDeleted,
     /// The memory is not reachable any more: bus mastering is off for good, or all is unmapped.
     Unreachable,
 }
