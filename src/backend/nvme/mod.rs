@@ -26,6 +26,7 @@
 //! length or a number of the controller's that was not checked.
 
 pub(crate) mod bar;
+pub(crate) mod controller;
 pub(crate) mod dma;
 pub(crate) mod facts;
 pub(crate) mod link;

@@ -1,0 +1,147 @@
+//! Asynchronous events (Base Specification 2.0 §5.2): a few requests are always outstanding, and an
+//! event is asked for again only when the log page that it names was read, which is what lets the
+//! next one of its kind come.
+//!
+//! A controller that has more to tell than is good is listened to a few times a second.
+
+use std::time::{Duration, Instant};
+
+use super::admin::Purpose;
+use super::{Life, Trouble};
+use crate::backend::nvme::bar::Bar;
+use crate::backend::nvme::dma::DmaSpace;
+use crate::backend::nvme::spec::command::{self, log};
+use crate::backend::nvme::spec::entry::{CompletionEntry, NamespaceId};
+use crate::backend::nvme::spec::identify::ControllerData;
+use crate::backend::nvme::spec::log::{Event, EventKind};
+use crate::backend::nvme::spec::status::Status;
+
+/// Requests outstanding, whatever the controller could take.
+const EVENTS_MAX: u16 = 4;
+/// Requests that are sent in a second.
+const EVENTS_PER_SECOND: u16 = 16;
+/// Bytes that are read of a page that is read only to have been read.
+const PAGE_BYTES: u32 = 512;
+
+#[derive(Debug, Default)]
+pub(super) struct Events {
+    most: u16,
+    outstanding: u16,
+    /// Pages to be read.
+    errors: bool,
+    health: bool,
+    namespaces: bool,
+    other: Option<u8>,
+    /// The second under way, and what was sent in it.
+    second: Option<Instant>,
+    sent: u16,
+}
+
+impl Events {
+    /// For a controller that has just been initialised: nothing is outstanding.
+    pub(super) fn begin(&mut self, data: &ControllerData) {
+        *self = Self {
+            most: data.events_max.min(EVENTS_MAX),
+            health: true,
+            second: self.second,
+            sent: self.sent,
+            ..Self::default()
+        };
+    }
+
+    pub(super) fn want_error_log(&mut self) {
+        self.errors = true;
+    }
+
+    pub(super) fn has_work(&self) -> bool {
+        self.errors || self.health || self.namespaces || self.other.is_some()
+    }
+
+    /// A request has completed.
+    pub(super) fn came(&mut self, entry: &CompletionEntry, controller: &str) {
+        self.outstanding = self.outstanding.saturating_sub(1);
+        let status = entry.status();
+        if !status.is_success() {
+            // One fewer, or none where it wants none.
+            let limit = status.is(Status::EVENT_LIMIT);
+            self.most = if limit { self.outstanding } else { 0 };
+            tracing::debug!(controller, "an event request ended: {status}");
+            return;
+        }
+        let event = Event::parse(entry.result());
+        tracing::debug!(controller, ?event, "an event");
+        match event.kind {
+            EventKind::Error(code) => {
+                tracing::warn!(controller, code, "the controller reports an error");
+                self.errors = true;
+            }
+            EventKind::Health(_) => self.health = true,
+            EventKind::NamespaceChanged => self.namespaces = true,
+            EventKind::FirmwareActivation => {
+                tracing::info!(controller, "the controller activates firmware");
+                self.other = Some(log::FIRMWARE_SLOTS);
+            }
+            EventKind::Other(kind, code) => {
+                tracing::info!(controller, kind, code, "the controller reports an event");
+                self.other = Some(event.log_page).filter(|&page| page != 0);
+            }
+        }
+    }
+
+    /// Whether one more request may be sent now.
+    fn may_send(&mut self, now: Instant) -> bool {
+        let second = Duration::from_secs(1);
+        let over = |since: Instant| now.saturating_duration_since(since) >= second;
+        if self.second.is_none_or(over) {
+            (self.second, self.sent) = (Some(now), 0);
+        }
+        let may = self.outstanding < self.most && self.sent < EVENTS_PER_SECOND;
+        if may {
+            self.outstanding += 1;
+            self.sent += 1;
+        }
+        may
+    }
+}
+
+impl<B: Bar, D: DmaSpace> Life<B, D> {
+    /// Asks for events, where all pages are read.
+    pub(super) fn arm_events(&mut self) {
+        let now = self.now();
+        while self.events.may_send(now) {
+            let entry = command::asynchronous_event();
+            self.admin.submit(&*self.bar, entry, (Purpose::Event, None));
+        }
+    }
+
+    /// Reads what events have named.
+    pub(super) async fn read_event_logs(&mut self) -> Result<(), Trouble> {
+        if std::mem::take(&mut self.events.health) {
+            self.read_health().await?;
+        }
+        if std::mem::take(&mut self.events.errors) {
+            self.read_error_log().await?;
+        }
+        if std::mem::take(&mut self.events.namespaces) {
+            let bytes = 4096;
+            self.read_page(log::CHANGED_NAMESPACES, bytes).await?;
+            // All of them, whichever are listed: the list may be too short.
+            self.scan().await?;
+        }
+        if let Some(page) = self.events.other.take() {
+            self.read_page(page, PAGE_BYTES).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads a page of the whole controller. `false`: it has none, and the data page means nothing.
+    pub(super) async fn read_page(&mut self, page: u8, bytes: u32) -> Result<bool, Trouble> {
+        let entry = command::log_page(page, NamespaceId::ALL, bytes);
+        let status = self.command_with_data(entry).await?.status();
+        if !status.is_success() {
+            let controller = &self.name;
+            tracing::debug!(controller, page, "the log page cannot be read: {status}");
+        }
+        Ok(status.is_success())
+    }
+}

@@ -1,0 +1,742 @@
+//! [`Controller`]: what a keeper does with its controller, from the first register to the last.
+//!
+//! ```text
+//!   init ──► serve: pairs, aborts, events, health, namespaces ──► shut down
+//!    ▲          │ late twice, a broken rule, CSTS.CFS      │
+//!    └─ ladder ◄┘ (disable, function reset, subsystem)     │ the last unit goes
+//!    └─ away ◄──── taken away, all ones                    ┘
+//! ```
+//!
+//! All of this is one life, written as one asynchronous function that owns everything
+//! ([`Life::live`]) and waits in one place only: [`Life::turn`]. There is no executor behind it and
+//! nothing is ever woken: [`Controller::poll`] runs it until it waits again. It knows no clock but
+//! the time that it is given, so tests step it through years without a thread.
+//!
+//! Invariants: every wait ends by its own deadline; one admin command of a job is outstanding at a
+//! time, beside requests for events and Aborts; whatever a wait ends with, what was sent to the
+//! cores before still holds; cores are told [`Quiet`](super::dma::Quiet) only for what was seen.
+
+mod admin;
+mod events;
+mod health;
+mod init;
+mod namespaces;
+mod pairs;
+mod recover;
+mod shutdown;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use self::admin::{Admin, Purpose};
+use self::events::Events;
+use self::health::HealthState;
+use self::namespaces::Namespaces;
+use self::pairs::Pairs;
+use super::bar::{Bar, Presence, status};
+use super::dma::{DmaSpace, MapError, Shadow};
+use super::facts::{Counters, Facts, Limits, Namespace, Selector, Settings, State};
+use super::link::{Breach, Generation, Note, Refusal, ToKeeper};
+use super::spec::command::{self, admin as opcode};
+use super::spec::entry::{CommandId, CompletionEntry, QueueId, SubmissionEntry};
+use super::spec::identify::{ControllerData, ControllerType};
+use super::spec::registers::{Capabilities, Status as Csts, Version};
+use super::spec::status::Status;
+
+/// How often the function's presence and its status register are looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often a register is looked at that is about to change.
+const REGISTER_LOOK: Duration = Duration::from_millis(1);
+/// How often the admin queue is looked at while a command is outstanding.
+const COMMAND_LOOK: Duration = Duration::from_micros(100);
+/// The same, for a command that takes longer than this.
+const COMMAND_LONG: Duration = Duration::from_millis(10);
+/// Notes that are taken in one turn.
+const NOTES_PER_TURN: usize = 256;
+/// Questions that wait for the controller to be ready.
+const QUESTIONS_MAX: usize = 64;
+/// Late commands that wait for their Abort to be sent.
+const LATE_MAX: usize = 64;
+/// Aborts outstanding, whatever the controller could take.
+const ABORTS_MAX: u16 = 4;
+
+/// Why a controller is not served, or not any more. The text is for the operator.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(crate) enum ControllerError {
+    #[error("it does not answer: its registers read as all ones, as those of an absent device do")]
+    Gone,
+    #[error("its registers are {0} bytes, which hold no doorbells of an I/O queue")]
+    ShortBar(usize),
+    #[error("it says that a queue has {0} entry (CAP.MQES); at least 2 are needed")]
+    QueueEntries(u32),
+    #[error("its memory pages are at least {0} bytes (CAP.MPSMIN); pages of 4096 are needed")]
+    PageSize(u64),
+    #[error("it has no NVM command set (CAP.CSS)")]
+    NoCommandSet,
+    #[error("it serves no I/O: its type is {0:?} (CNTRLTYPE)")]
+    Kind(ControllerType),
+    #[error("its queue entries are larger than 64 and 16 bytes (SQES 2^{0}, CQES 2^{1})")]
+    EntrySizes(u8, u8),
+    #[error("CSTS.RDY is still 1 after {} ms of CC.EN = 0", .0.as_millis())]
+    StaysReady(Duration),
+    #[error("CSTS.RDY is still 0 after {} ms of CC.EN = 1", .0.as_millis())]
+    NeverReady(Duration),
+    #[error("it reports a fatal status (CSTS.CFS)")]
+    Fatal,
+    #[error("it has disabled itself (CSTS.RDY = 0)")]
+    Disabled,
+    #[error("the bus reports an error of it that is not corrected")]
+    Bus,
+    #[error("{what} has not completed within {} s", .after.as_secs())]
+    Late { what: &'static str, after: Duration },
+    #[error("{what} failed: {status}")]
+    Refused { what: &'static str, status: Status },
+    #[error("it broke a rule: {0}")]
+    Breach(#[from] Breach),
+    #[error(transparent)]
+    Map(#[from] MapError),
+    #[error("it is not the controller that it was: {0}")]
+    Changed(String),
+    #[error("no thread for it: {0}")]
+    Thread(String),
+}
+
+/// What ends a wait before what was waited for has come.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Trouble {
+    /// The last unit has gone.
+    Closing,
+    /// The function is not there, or is wanted back.
+    Gone,
+    Fault(ControllerError),
+}
+
+impl From<ControllerError> for Trouble {
+    fn from(error: ControllerError) -> Self {
+        Self::Fault(error)
+    }
+}
+
+impl From<MapError> for Trouble {
+    fn from(error: MapError) -> Self {
+        Self::Fault(error.into())
+    }
+}
+
+impl From<Breach> for Trouble {
+    fn from(breach: Breach) -> Self {
+        Self::Fault(breach.into())
+    }
+}
+
+/// When [`Controller::poll`] has something to do again, unless a note comes before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Pace {
+    pub(crate) again_in: Duration,
+}
+
+/// What a life and its keeper share.
+#[derive(Debug)]
+struct Outside<D: DmaSpace> {
+    now: Cell<Option<Instant>>,
+    again_in: Cell<Duration>,
+    limits: Cell<Option<Limits>>,
+    inbox: RefCell<VecDeque<ToKeeper<D>>>,
+}
+
+type Ending = Pin<Box<dyn Future<Output = Result<(), ControllerError>>>>;
+
+/// A controller and all that happens to it. Made, polled and dropped on one thread.
+pub(crate) struct Controller<B: Bar, D: DmaSpace> {
+    outside: Rc<Outside<D>>,
+    facts: Arc<Facts>,
+    notes: Receiver<ToKeeper<D>>,
+    /// No more notes can come.
+    deaf: bool,
+    life: Ending,
+    ended: Option<Result<(), ControllerError>>,
+    bar: std::marker::PhantomData<B>,
+}
+
+impl<B: Bar, D: DmaSpace> fmt::Debug for Controller<B, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Controller")
+            .field("facts", &self.facts)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<B: Bar, D: DmaSpace> Controller<B, D> {
+    /// Nothing is done to the hardware before the first [`poll`](Self::poll).
+    ///
+    /// # Errors
+    /// That there is no memory for the admin queue which the device can reach.
+    pub(crate) fn new(
+        name: &str,
+        hardware: (Arc<B>, Arc<D>),
+        settings: Settings,
+        facts: Arc<Facts>,
+        notes: Receiver<ToKeeper<D>>,
+    ) -> Result<Self, MapError> {
+        let outside = Rc::new(Outside {
+            now: Cell::new(None),
+            again_in: Cell::new(Duration::ZERO),
+            limits: Cell::new(None),
+            inbox: RefCell::new(VecDeque::new()),
+        });
+        let given = (settings, Arc::clone(&facts));
+        let life = Life::new(name, hardware, given, Rc::clone(&outside))?;
+        Ok(Self {
+            outside,
+            facts,
+            notes,
+            deaf: false,
+            life: Box::pin(life.live()),
+            ended: None,
+            bar: std::marker::PhantomData,
+        })
+    }
+
+    /// Does what there is to do at `now`, which never runs backwards. Never waits, but for a
+    /// function reset (some 100 ms).
+    pub(crate) fn poll(&mut self, now: Instant) -> Pace {
+        self.hear();
+        self.outside.now.set(Some(now));
+        if self.ended.is_none() {
+            let mut context = Context::from_waker(Waker::noop());
+            if let Poll::Ready(ended) = self.life.as_mut().poll(&mut context) {
+                self.ended = Some(ended);
+            }
+        }
+        let again_in = match self.ended {
+            Some(_) => Duration::MAX,
+            None => self.outside.again_in.get(),
+        };
+        Pace { again_in }
+    }
+
+    fn hear(&mut self) {
+        let mut inbox = self.outside.inbox.borrow_mut();
+        while inbox.len() < NOTES_PER_TURN && !self.deaf {
+            match self.notes.try_recv() {
+                Ok(note) => inbox.push_back(note),
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => {
+                    self.deaf = true;
+                    inbox.push_back(ToKeeper::Close);
+                }
+            }
+        }
+    }
+
+    /// Waits until the next poll is due or a note has come, which it keeps for the poll.
+    pub(crate) fn rest(&mut self, pace: Pace) {
+        if self.deaf {
+            return std::thread::sleep(pace.again_in);
+        }
+        let note = match self.notes.recv_timeout(pace.again_in) {
+            Ok(note) => note,
+            Err(RecvTimeoutError::Timeout) => return,
+            Err(RecvTimeoutError::Disconnected) => {
+                self.deaf = true;
+                ToKeeper::Close
+            }
+        };
+        self.outside.inbox.borrow_mut().push_back(note);
+    }
+
+    /// What it can do, once it was ready for the first time.
+    pub(crate) fn limits(&self) -> Option<Limits> {
+        self.outside.limits.get()
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.facts.state()
+    }
+
+    /// How it ended: `Ok` when the last unit had gone, an error if it never became ready.
+    pub(crate) fn ended(&self) -> Option<&Result<(), ControllerError>> {
+        self.ended.as_ref()
+    }
+}
+
+/// Someone waits for a namespace.
+#[derive(Debug)]
+struct Question {
+    wanted: Selector,
+    answer: SyncSender<Result<Arc<Namespace>, Refusal>>,
+}
+
+/// What the controller said of itself while it was initialised.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Identity {
+    caps: Capabilities,
+    version: Version,
+    data: ControllerData,
+    limits: Limits,
+}
+
+/// All that there is of a controller.
+#[derive(Debug)]
+struct Life<B: Bar, D: DmaSpace> {
+    name: String,
+    bar: Arc<B>,
+    space: Arc<D>,
+    settings: Settings,
+    facts: Arc<Facts>,
+    outside: Rc<Outside<D>>,
+    admin: Admin<D>,
+    /// What the job under way has got.
+    answer: Option<CompletionEntry>,
+    identity: Option<Identity>,
+    shadow: Option<Arc<Shadow<D>>>,
+    generation: Generation,
+    pairs: Pairs<D>,
+    namespaces: Namespaces,
+    questions: VecDeque<Question>,
+    events: Events,
+    health: HealthState,
+    /// Late commands, to be aborted.
+    late: VecDeque<(QueueId, CommandId)>,
+    aborts: u16,
+    /// The admin queue is served by the controller.
+    enabled: bool,
+    /// The cores may use it.
+    serving: bool,
+    /// The function is ours: its registers may be touched.
+    attached: bool,
+    /// It was found to be gone, or wanted.
+    gone: bool,
+    closing: bool,
+    /// The shutdown is under way, so that closing ends no wait.
+    leaving: bool,
+    /// What cores have told.
+    trouble: Option<Trouble>,
+    /// When the function is looked at again.
+    look_at: Option<Instant>,
+}
+
+impl<B: Bar, D: DmaSpace> Life<B, D> {
+    fn new(
+        name: &str,
+        (bar, space): (Arc<B>, Arc<D>),
+        (settings, facts): (Settings, Arc<Facts>),
+        outside: Rc<Outside<D>>,
+    ) -> Result<Self, MapError> {
+        Ok(Self {
+            name: name.to_owned(),
+            admin: Admin::new(&space)?,
+            bar,
+            space,
+            settings,
+            facts,
+            outside,
+            answer: None,
+            identity: None,
+            shadow: None,
+            generation: Generation::default(),
+            pairs: Pairs::default(),
+            namespaces: Namespaces::default(),
+            questions: VecDeque::new(),
+            events: Events::default(),
+            health: HealthState::default(),
+            late: VecDeque::new(),
+            aborts: 0,
+            enabled: false,
+            serving: false,
+            attached: true,
+            gone: false,
+            closing: false,
+            leaving: false,
+            trouble: None,
+            look_at: None,
+        })
+    }
+
+    /// From the first register to the last.
+    async fn live(mut self) -> Result<(), ControllerError> {
+        if let Err(trouble) = self.init().await {
+            let error = match trouble {
+                Trouble::Fault(error) => error,
+                Trouble::Gone => ControllerError::Gone,
+                // Nobody wants to know any more.
+                Trouble::Closing => {
+                    self.shut_down().await;
+                    return Ok(());
+                }
+            };
+            self.facts.set_state(State::Failed);
+            self.abandon().await;
+            return Err(error);
+        }
+        self.announce();
+        self.ready();
+        loop {
+            let trouble = self.serve().await;
+            if trouble == Trouble::Closing || self.recover(trouble).await.is_err() {
+                self.shut_down().await;
+                return Ok(());
+            }
+            self.ready();
+        }
+    }
+
+    fn announce(&self) {
+        let Some(Identity {
+            data,
+            limits,
+            version,
+            ..
+        }) = &self.identity
+        else {
+            return;
+        };
+        tracing::info!(
+            controller = self.name,
+            model = data.model,
+            serial = data.serial,
+            firmware = data.firmware,
+            %version,
+            queue_pairs = limits.queue_pairs,
+            queue_entries = limits.queue_entries,
+            transfer_bytes = limits.transfer_bytes,
+            write_cache = limits.write_cache,
+            shadow_doorbells = self.shadow.is_some(),
+            "the controller is ready"
+        );
+        self.outside.limits.set(Some(*limits));
+    }
+
+    /// The cores may use it from now on.
+    fn ready(&mut self) {
+        self.trouble = None;
+        self.late.clear();
+        self.aborts = 0;
+        if let Some(identity) = &self.identity {
+            self.pairs.begin(identity.limits.queue_pairs);
+        }
+        self.serving = true;
+        self.facts.set_state(State::Ready);
+    }
+
+    /// Does one thing after the other until something is wrong or it is to end.
+    async fn serve(&mut self) -> Trouble {
+        loop {
+            if let Err(trouble) = self.serve_once().await {
+                return trouble;
+            }
+        }
+    }
+
+    async fn serve_once(&mut self) -> Result<(), Trouble> {
+        self.answer_questions();
+        if self.pairs.has_work() {
+            return self.work_on_pairs().await;
+        }
+        if self.events.has_work() {
+            return self.read_event_logs().await;
+        }
+        let now = self.now();
+        if self.health.is_due(now) {
+            return self.read_health().await;
+        }
+        self.arm_events();
+        let pace = if self.aborts > 0 { REGISTER_LOOK } else { LOOK };
+        self.turn(pace).await
+    }
+
+    /// The only place where anything waits: until the next poll. Then what has come meanwhile is
+    /// taken up, and an error says that there are more urgent things than what was waited for.
+    async fn turn(&mut self, again_in: Duration) -> Result<(), Trouble> {
+        self.outside.again_in.set(again_in);
+        let mut waited = false;
+        poll_fn(|_| match std::mem::replace(&mut waited, true) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
+        self.pairs.deliver();
+        for _ in 0..NOTES_PER_TURN {
+            let note = self.outside.inbox.borrow_mut().pop_front();
+            let Some(note) = note else { break };
+            self.take(note);
+        }
+        self.look()?;
+        self.reap()?;
+        self.abort_late();
+        if let Some(trouble) = self.trouble.take().filter(|_| self.serving) {
+            return Err(trouble);
+        }
+        if self.closing && !self.leaving {
+            return Err(Trouble::Closing);
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> Instant {
+        let now = self.outside.now.get();
+        now.expect("set before the life is polled")
+    }
+
+    fn take(&mut self, note: ToKeeper<D>) {
+        match note {
+            ToKeeper::Join(orders, rings) => self.pair_joins(orders, rings),
+            ToKeeper::Note(_, Note::Late { .. } | Note::Broken(..)) if !self.serving => {}
+            ToKeeper::Note(
+                index,
+                Note::Late {
+                    generation,
+                    id,
+                    again,
+                },
+            ) if generation == self.generation => self.command_is_late((index, id), again),
+            ToKeeper::Note(_, Note::Broken(generation, breach))
+                if generation == self.generation =>
+            {
+                Counters::add(&self.facts.counters.breaches, 1);
+                self.trouble = Some(ControllerError::Breach(breach).into());
+            }
+            // Of a time before the last reset.
+            ToKeeper::Note(_, Note::Late { .. } | Note::Broken(..)) => {}
+            ToKeeper::Note(index, Note::Halted) => self.pairs.halted(index),
+            ToKeeper::Note(index, Note::Leave(pages)) => self.pairs.leaves(index, pages),
+            ToKeeper::Find(wanted, answer) => self.question(Question { wanted, answer }),
+            ToKeeper::Release(namespace) => self.namespaces.release(namespace),
+            ToKeeper::Report(answer) => {
+                // Where there is nothing to tell the answer goes, which says so.
+                if let Some(report) = self.report() {
+                    let _ = answer.try_send(report);
+                }
+            }
+            ToKeeper::Close => self.closing = true,
+        }
+    }
+
+    fn question(&mut self, question: Question) {
+        let refused = match self.facts.state() {
+            State::Failed => Some("the controller has failed; see this log for its error"),
+            State::Gone => Some("the controller was taken away"),
+            State::Closed => Some("the controller was closed"),
+            _ if self.questions.len() >= QUESTIONS_MAX => Some("too many units are asked for"),
+            State::Starting | State::Ready | State::Recovering => None,
+        };
+        match refused {
+            // A receiver that has gone wants no answer, here and below.
+            Some(why) => drop(question.answer.try_send(Err(Refusal(why.to_owned())))),
+            None => self.questions.push_back(question),
+        }
+    }
+
+    fn refuse_questions(&mut self, why: &str) {
+        for question in self.questions.drain(..) {
+            let _ = question.answer.try_send(Err(Refusal(why.to_owned())));
+        }
+    }
+
+    fn answer_questions(&mut self) {
+        while let Some(question) = self.questions.pop_front() {
+            let found = match &self.identity {
+                Some(identity) => self.namespaces.serve(question.wanted, identity),
+                None => Err(Refusal("the controller was never ready".to_owned())),
+            };
+            let _ = question.answer.try_send(found);
+        }
+    }
+
+    /// Looks at the function a few times a second: whether it is there, and well.
+    fn look(&mut self) -> Result<(), Trouble> {
+        if self.gone {
+            return Err(Trouble::Gone);
+        }
+        let now = self.now();
+        if !self.attached || self.look_at.is_some_and(|at| now < at) {
+            return Ok(());
+        }
+        self.look_at = Some(now + LOOK);
+        match self.bar.presence() {
+            Presence::Here => {}
+            Presence::Failed if !self.serving => {}
+            Presence::Failed => return Err(ControllerError::Bus.into()),
+            Presence::Wanted | Presence::Gone => {
+                self.gone = true;
+                return Err(Trouble::Gone);
+            }
+        }
+        if self.enabled && !self.csts()?.is_ready() {
+            return Err(ControllerError::Disabled.into());
+        }
+        Ok(())
+    }
+
+    /// CSTS, which says whether the controller is there and has not failed.
+    fn csts(&mut self) -> Result<Csts, Trouble> {
+        let csts = status(&*self.bar);
+        if csts.is_gone() {
+            self.gone = true;
+            return Err(Trouble::Gone);
+        }
+        if csts.is_fatal() {
+            return Err(ControllerError::Fatal.into());
+        }
+        Ok(csts)
+    }
+
+    /// Takes what the admin queue has completed.
+    fn reap(&mut self) -> Result<(), Trouble> {
+        if !self.enabled {
+            return Ok(());
+        }
+        loop {
+            let reaped = self.admin.reap();
+            let reaped = reaped.inspect_err(|_| {
+                Counters::add(&self.facts.counters.breaches, 1);
+            })?;
+            let Some((purpose, entry)) = reaped else {
+                break;
+            };
+            match purpose {
+                Purpose::Job => self.answer = Some(entry),
+                Purpose::Abort => self.aborts = self.aborts.saturating_sub(1),
+                Purpose::Event => {
+                    if entry.status().is_success() {
+                        Counters::add(&self.facts.counters.events, 1);
+                    }
+                    self.events.came(&entry, &self.name);
+                }
+            }
+            if entry.status().more() {
+                self.events.want_error_log();
+            }
+        }
+        self.admin.acknowledge(&*self.bar);
+        let Some(late) = self.admin.late(self.now()) else {
+            return Ok(());
+        };
+        self.csts()?;
+        Counters::add(&self.facts.counters.timeouts, 1);
+        Err(ControllerError::Late {
+            what: name_of(late),
+            after: self.settings.admin_timeout,
+        }
+        .into())
+    }
+
+    fn command_is_late(&mut self, (index, id): (super::link::PairIndex, CommandId), again: bool) {
+        // Whether it is gone, or has failed, is to be known first.
+        self.look_at = None;
+        if again {
+            self.trouble = Some(
+                ControllerError::Late {
+                    what: "an I/O command that was to be aborted",
+                    after: self.settings.io_timeout * 2,
+                }
+                .into(),
+            );
+            return;
+        }
+        Counters::add(&self.facts.counters.timeouts, 1);
+        // Beyond the list they are left to their second deadline.
+        if let Some(queue) = self.pairs.queue(index)
+            && self.late.len() < LATE_MAX
+        {
+            self.late.push_back((queue, id));
+        }
+    }
+
+    /// Sends Aborts, as many as the controller takes (ACL).
+    fn abort_late(&mut self) {
+        let Some(identity) = self.identity.as_ref().filter(|_| self.serving) else {
+            return;
+        };
+        let most = identity.data.aborts_max.min(ABORTS_MAX);
+        let late_at = self.now() + self.settings.admin_timeout;
+        while self.aborts < most
+            && let Some((queue, id)) = self.late.pop_front()
+        {
+            tracing::warn!(
+                controller = self.name,
+                queue = queue.0,
+                command = id.0,
+                "a command is late and is aborted"
+            );
+            Counters::add(&self.facts.counters.aborts, 1);
+            let purpose = (Purpose::Abort, Some(late_at));
+            self.admin
+                .submit(&*self.bar, command::abort(queue, id), purpose);
+            self.aborts += 1;
+        }
+    }
+
+    /// Sends a job's command and waits for its end, whichever that is.
+    async fn command(&mut self, entry: SubmissionEntry) -> Result<CompletionEntry, Trouble> {
+        let since = self.now();
+        let purpose = (Purpose::Job, Some(since + self.settings.admin_timeout));
+        self.answer = None;
+        self.admin.submit(&*self.bar, entry, purpose);
+        loop {
+            let long = self.now().saturating_duration_since(since) > COMMAND_LONG;
+            let pace = if long { REGISTER_LOOK } else { COMMAND_LOOK };
+            self.turn(pace).await?;
+            if let Some(answer) = self.answer.take() {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// As [`command`](Self::command), with the data page: what comes back is there if the status is
+    /// success.
+    async fn command_with_data(
+        &mut self,
+        mut entry: SubmissionEntry,
+    ) -> Result<CompletionEntry, Trouble> {
+        self.admin.clear_data();
+        entry.set_prps(self.admin.data()?.0, 0);
+        self.command(entry).await
+    }
+
+    /// Waits until `until`, or for a reason to stop waiting.
+    async fn pause(&mut self, until: Instant) -> Result<(), Trouble> {
+        loop {
+            let left = until.saturating_duration_since(self.now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.turn(left.min(LOOK)).await?;
+        }
+    }
+}
+
+/// What the standard calls an admin command.
+fn name_of(code: u8) -> &'static str {
+    match code {
+        opcode::DELETE_SUBMISSION_QUEUE => "Delete I/O Submission Queue",
+        opcode::CREATE_SUBMISSION_QUEUE => "Create I/O Submission Queue",
+        opcode::LOG_PAGE => "Get Log Page",
+        opcode::DELETE_COMPLETION_QUEUE => "Delete I/O Completion Queue",
+        opcode::CREATE_COMPLETION_QUEUE => "Create I/O Completion Queue",
+        opcode::IDENTIFY => "Identify",
+        opcode::ABORT => "Abort",
+        opcode::SET_FEATURES => "Set Features",
+        opcode::FEATURES => "Get Features",
+        opcode::DOORBELL_BUFFER_CONFIG => "Doorbell Buffer Config",
+        _ => "an admin command",
+    }
+}
+
+/// `Ok` only for success.
+fn good(entry: &CompletionEntry, what: &'static str) -> Result<(), ControllerError> {
+    let status = entry.status();
+    if status.is_success() {
+        return Ok(());
+    }
+    Err(ControllerError::Refused { what, status })
+}

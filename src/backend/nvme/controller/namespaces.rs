@@ -1,0 +1,360 @@
+//! The namespaces of a controller: which there are, which can be served, and which are (Base
+//! Specification 2.0 §5.17, NVM Command Set Specification 1.0 §4.1.5).
+//!
+//! All of them are looked at after each reset and whenever the controller says that one has
+//! changed. One that is served and comes back with other blocks or another identity is not the same
+//! one: it stays refused until it is.
+
+use std::sync::Arc;
+
+use super::{Identity, Life, Trouble, good};
+use crate::backend::nvme::bar::Bar;
+use crate::backend::nvme::dma::DmaSpace;
+use crate::backend::nvme::facts::{
+    AtomicBoundary, Geometry, Namespace, NamespaceReport, NamespaceState, Report, Selector,
+};
+use crate::backend::nvme::link::Refusal;
+use crate::backend::nvme::spec::command::{self, Identify};
+use crate::backend::nvme::spec::entry::NamespaceId;
+use crate::backend::nvme::spec::identify::{Identifiers, NamespaceData, namespaces};
+use crate::backend::nvme::spec::registers::Version;
+
+/// Namespaces that are looked at, the lowest numbers first.
+const NAMESPACES_MAX: usize = 256;
+
+/// One that is active.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Known {
+    id: NamespaceId,
+    data: NamespaceData,
+    identifiers: Identifiers,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Namespaces {
+    /// In the order of their numbers.
+    known: Vec<Known>,
+    /// There are more than were looked at.
+    more: bool,
+    served: Vec<Arc<Namespace>>,
+    /// The health log says that the media are read only.
+    pub(super) read_only: bool,
+}
+
+impl Known {
+    /// Why it cannot be served, if it cannot: the cause and the remedy.
+    fn refusal(&self) -> Option<String> {
+        let Self { id, data, .. } = self;
+        let id = id.0;
+        let reason = match (data.format.block_shift, data.format.metadata_bytes) {
+            _ if self.identifiers.command_set.is_some_and(|set| set != 0) => {
+                "is not of the NVM command set (zoned or key value); use another namespace"
+                    .to_owned()
+            }
+            _ if data.protection != 0 => format!(
+                "is formatted with protection information of type {}; format it without \
+                 (nvme format --pi=0 --ms=0)",
+                data.protection
+            ),
+            (_, bytes @ 1..) => format!(
+                "is formatted with {bytes} bytes of metadata for each block; format it without \
+                 (nvme format, an LBA format whose ms is 0)"
+            ),
+            (9 | 12, 0) if data.blocks > u64::MAX >> data.format.block_shift => {
+                format!(
+                    "says that it has {} blocks, which no device has",
+                    data.blocks
+                )
+            }
+            (9 | 12, 0) => return None,
+            (shift, 0) => {
+                format!("has blocks of 2^{shift} bytes; format it with blocks of 512 or 4096 bytes")
+            }
+        };
+        Some(format!("namespace {id} {reason}"))
+    }
+
+    fn geometry(&self, identity: &Identity) -> Geometry {
+        let data = &self.data;
+        let from_zero = |field: u16| u32::from(field) + 1;
+        let atomic_blocks = if data.own_atomics {
+            from_zero(data.atomic_power_fail)
+        } else {
+            identity.data.atomic_power_fail_blocks
+        };
+        let bounded = data.own_atomics && data.boundary_power_fail != 0;
+        let boundary = AtomicBoundary {
+            blocks: from_zero(data.boundary_power_fail),
+            offset: data.boundary_offset.into(),
+        };
+        Geometry {
+            namespace: self.id,
+            block_shift: data.format.block_shift,
+            boundary_blocks: data.optimal_boundary.into(),
+            atomic_blocks,
+            atomic_boundary: bounded.then_some(boundary),
+            unmapped_reads_zeroes: data.deallocated_reads_zeroes,
+            write_zeroes_deallocates: data.write_zeroes_deallocates,
+            deallocate_granularity: if data.own_granularities {
+                data.deallocate_granularity
+            } else {
+                1
+            },
+            identifiers: self.identifiers,
+        }
+    }
+
+    /// Why it is not the namespace that is served as `old`, if it is not.
+    fn differs(&self, old: &Geometry) -> Option<String> {
+        if let Some(refusal) = self.refusal() {
+            return Some(refusal);
+        }
+        let shift = self.data.format.block_shift;
+        if shift != old.block_shift {
+            let was = old.block_shift;
+            return Some(format!("its blocks were 2^{was} bytes and are 2^{shift}"));
+        }
+        (self.identifiers != old.identifiers).then(|| {
+            let was = &old.identifiers;
+            format!(
+                "its identifiers were {was:?} and are {:?}",
+                self.identifiers
+            )
+        })
+    }
+}
+
+impl Namespaces {
+    /// Has the namespace that `wanted` names served.
+    pub(super) fn serve(
+        &mut self,
+        wanted: Selector,
+        identity: &Identity,
+    ) -> Result<Arc<Namespace>, Refusal> {
+        let found = self.find(wanted).map_err(Refusal)?;
+        if let Some(refusal) = found.refusal() {
+            return Err(Refusal(refusal));
+        }
+        let id = found.id;
+        let same = |one: &&Arc<Namespace>| one.geometry.namespace == id;
+        if self.served.iter().any(|one| same(&one)) {
+            let why = format!("namespace {} belongs to another logical unit already", id.0);
+            return Err(Refusal(why));
+        }
+        let namespace = Namespace::new(found.geometry(identity), found.data.blocks);
+        if found.data.write_protected || self.read_only {
+            namespace.set_state(NamespaceState::ReadOnly);
+        }
+        let namespace = Arc::new(namespace);
+        self.served.push(Arc::clone(&namespace));
+        Ok(namespace)
+    }
+
+    fn find(&self, wanted: Selector) -> Result<Known, String> {
+        let named = |known: &&Known| wanted.names(known.id, &known.identifiers);
+        let mut all = self.known.iter().filter(named);
+        let first = all.next();
+        let others = all.count();
+        match (first, wanted) {
+            (Some(found), _) if others == 0 && !(self.more && wanted == Selector::Only) => {
+                Ok(*found)
+            }
+            (Some(_), Selector::Only) => {
+                let ids: Vec<_> = self.known.iter().map(|known| known.id.0).collect();
+                Err(format!(
+                    "it has several namespaces ({ids:?}); say which with `namespace`"
+                ))
+            }
+            (Some(_), _) => Err(format!(
+                "{} namespaces have this identifier; name one by its number",
+                others + 1
+            )),
+            (None, _) if self.more => Err(format!(
+                "it has no such namespace among its first {NAMESPACES_MAX}, and more are not \
+                 looked at"
+            )),
+            (None, Selector::Only) => Err("it has no active namespace; create and attach one \
+                 (nvme create-ns, nvme attach-ns)"
+                .to_owned()),
+            (None, _) => {
+                let ids: Vec<_> = self.known.iter().map(|known| known.id.0).collect();
+                Err(format!(
+                    "it has no such active namespace; there are {ids:?} (see `nvme info`)"
+                ))
+            }
+        }
+    }
+
+    pub(super) fn release(&mut self, namespace: NamespaceId) {
+        self.served
+            .retain(|one| one.geometry.namespace != namespace);
+    }
+
+    /// Tells whoever serves them what has become of them.
+    pub(super) fn update(&self, controller: &str) {
+        for namespace in &self.served {
+            let id = namespace.geometry.namespace;
+            let known = self.known.iter().find(|known| known.id == id);
+            self.update_one(namespace, known, controller);
+        }
+    }
+
+    fn update_one(&self, namespace: &Namespace, known: Option<&Known>, controller: &str) {
+        let id = namespace.geometry.namespace.0;
+        let was = namespace.state();
+        let differs = known.and_then(|known| known.differs(&namespace.geometry));
+        let state = match known {
+            None => NamespaceState::Missing,
+            Some(_) if differs.is_some() => NamespaceState::Changed,
+            Some(known) if known.data.write_protected || self.read_only => NamespaceState::ReadOnly,
+            Some(_) => NamespaceState::Active,
+        };
+        if state != was {
+            let why = differs.unwrap_or_default();
+            match state {
+                NamespaceState::Active => {
+                    tracing::info!(controller, namespace = id, "the namespace is there again");
+                }
+                NamespaceState::ReadOnly => {
+                    tracing::warn!(controller, namespace = id, "the namespace is read only");
+                }
+                NamespaceState::Missing => {
+                    tracing::error!(controller, namespace = id, "the namespace is gone");
+                }
+                NamespaceState::Changed => tracing::error!(
+                    controller,
+                    namespace = id,
+                    "the namespace is another one now and is not served: {why}"
+                ),
+            }
+        }
+        if let Some(known) = known
+            && state != NamespaceState::Changed
+        {
+            let (before, blocks) = (namespace.blocks(), known.data.blocks);
+            if blocks < before {
+                tracing::error!(
+                    controller,
+                    namespace = id,
+                    before,
+                    blocks,
+                    "the namespace has shrunk; what lay behind its end is lost"
+                );
+            } else if blocks > before {
+                tracing::info!(
+                    controller,
+                    namespace = id,
+                    before,
+                    blocks,
+                    "the namespace has grown"
+                );
+            }
+            namespace.set_blocks(blocks);
+        }
+        namespace.set_state(state);
+    }
+
+    fn reports(&self) -> Vec<NamespaceReport> {
+        let report = |known: &Known| NamespaceReport {
+            namespace: known.id,
+            blocks: known.data.blocks,
+            block_shift: known.data.format.block_shift,
+            identifiers: known.identifiers,
+            refused: known.refusal(),
+        };
+        self.known.iter().map(report).collect()
+    }
+}
+
+impl<B: Bar, D: DmaSpace> Life<B, D> {
+    /// Looks at all namespaces.
+    pub(super) async fn scan(&mut self) -> Result<(), Trouble> {
+        let Some(identity) = &self.identity else {
+            return Ok(());
+        };
+        let (version, last) = (identity.version, identity.data.namespaces_max);
+        let (ids, more) = self.active(version, last).await?;
+        let mut known = Vec::with_capacity(ids.len());
+        for id in ids {
+            if let Some(one) = self.look_at_namespace(id, version).await? {
+                known.push(one);
+            }
+        }
+        if more {
+            tracing::warn!(
+                controller = self.name,
+                "it has more than {NAMESPACES_MAX} namespaces; the others are not looked at"
+            );
+        }
+        self.namespaces.known = known;
+        self.namespaces.more = more;
+        self.namespaces.update(&self.name);
+        Ok(())
+    }
+
+    /// Numbers of active namespaces, and whether there are more. Before 1.1 there was no list, and
+    /// any number up to NN may be one.
+    async fn active(
+        &mut self,
+        version: Version,
+        last: u32,
+    ) -> Result<(Vec<NamespaceId>, bool), Trouble> {
+        if version >= Version::V1_1 {
+            let above = command::identify(Identify::ActiveNamespaces(NamespaceId::NONE));
+            let entry = self.command_with_data(above).await?;
+            if entry.status().is_success() {
+                let mut ids: Vec<_> = namespaces(&self.identify_data()).collect();
+                let more = ids.len() > NAMESPACES_MAX;
+                ids.truncate(NAMESPACES_MAX);
+                return Ok((ids, more));
+            }
+        }
+        let most = u32::try_from(NAMESPACES_MAX).expect("few");
+        let ids = (1..=last.min(most)).map(NamespaceId).collect();
+        Ok((ids, last > most && version >= Version::V1_1))
+    }
+
+    /// `None`: it is not active.
+    async fn look_at_namespace(
+        &mut self,
+        id: NamespaceId,
+        version: Version,
+    ) -> Result<Option<Known>, Trouble> {
+        let entry = command::identify(Identify::Namespace(id));
+        let entry = self.command_with_data(entry).await?;
+        if let Err(error) = good(&entry, "Identify") {
+            tracing::warn!(
+                controller = self.name,
+                namespace = id.0,
+                "the namespace is left out: {error}"
+            );
+            return Ok(None);
+        }
+        let data = NamespaceData::parse(&self.identify_data());
+        if data.blocks == 0 {
+            return Ok(None);
+        }
+        let mut identifiers = Identifiers::default();
+        if version >= Version::V1_3 {
+            let entry = command::identify(Identify::Descriptors(id));
+            let entry = self.command_with_data(entry).await?;
+            if entry.status().is_success() {
+                identifiers = Identifiers::parse(&self.identify_data());
+            }
+        }
+        Ok(Some(Known {
+            id,
+            data,
+            identifiers: identifiers.or(&data),
+        }))
+    }
+
+    /// What there is to see of the controller, once it was initialised.
+    pub(super) fn report(&self) -> Option<Report> {
+        Some(Report {
+            controller: self.identity.as_ref()?.data.clone(),
+            health: self.health.last(),
+            namespaces: self.namespaces.reports(),
+        })
+    }
+}

@@ -1,0 +1,198 @@
+//! What is done about a controller that has failed or was taken away.
+//!
+//! ```text
+//!   Halt to all cores, and ≤ 5 s for their answers
+//!   failed:  disable ─► function reset ─► subsystem reset     the first proof of quiet is told,
+//!               │            │                  │             and each rung ends with an init
+//!               └── init ok: serve again        └─ none: Fail, and the ladder again in 30 s
+//!   gone:    let go of the function, Quiet, Fail; each second look for one in its place
+//! ```
+//!
+//! Cores are told `Quiet` only behind a register that was read, a reset that was done or a function
+//! that was let go. Where none of them can be had they are told `Lost`, and `Quiet` when a later
+//! ladder has it.
+
+use std::time::Duration;
+
+use super::{ControllerError, LOOK, Life, REGISTER_LOOK, Trouble};
+use crate::backend::nvme::bar::{Bar, status};
+use crate::backend::nvme::dma::{DmaSpace, Quiet};
+use crate::backend::nvme::facts::{Counters, State};
+use crate::backend::nvme::spec::registers::{Configuration, NSSR_KEY, offset};
+
+/// How long cores may take to answer `Halt`.
+pub(super) const HALT_MAX: Duration = Duration::from_secs(5);
+/// How long a controller that could not be recovered is left alone.
+const AGAIN: Duration = Duration::from_secs(30);
+/// How often a function is looked for in the place of one that is gone.
+const RETURN_LOOK: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Rung {
+    Disable,
+    FunctionReset,
+    SubsystemReset,
+}
+
+impl<B: Bar, D: DmaSpace> Life<B, D> {
+    /// Until the controller is initialised again, however long that takes. `Err`: nobody wants it
+    /// any more.
+    pub(super) async fn recover(&mut self, trouble: Trouble) -> Result<(), Trouble> {
+        self.serving = false;
+        self.enabled = false;
+        self.facts.set_state(State::Recovering);
+        self.halt_cores().await;
+        let mut cause = trouble;
+        let mut told = None;
+        loop {
+            let ended = match cause {
+                Trouble::Closing => return Err(Trouble::Closing),
+                Trouble::Gone => {
+                    told = None;
+                    self.away().await
+                }
+                Trouble::Fault(error) => {
+                    if told.as_ref() != Some(&error) {
+                        let controller = &self.name;
+                        tracing::error!(controller, "the controller is reset: {error}");
+                        told = Some(error.clone());
+                    }
+                    self.ladder().await
+                }
+            };
+            match ended {
+                Ok(()) => break,
+                Err(trouble) => cause = trouble,
+            }
+        }
+        let controller = &self.name;
+        let generation = self.generation.0;
+        tracing::info!(controller, generation, "the controller works again");
+        Ok(())
+    }
+
+    /// Has all cores leave the controller alone, as far as they answer in time: it is disabled
+    /// anyway then.
+    async fn halt_cores(&mut self) {
+        self.pairs.halt();
+        let until = self.now() + HALT_MAX;
+        while self.pairs.owe() && self.now() < until {
+            // What else is wrong is seen again.
+            let _ = self.turn(REGISTER_LOOK).await;
+        }
+        if self.pairs.owe() {
+            let controller = &self.name;
+            tracing::error!(controller, "a core has not answered within 5 s");
+        }
+    }
+
+    /// One rung after the other. `Err(Fault)`: none has helped, and it is time for the next try.
+    async fn ladder(&mut self) -> Result<(), Trouble> {
+        let mut last = ControllerError::Disabled;
+        for rung in [Rung::Disable, Rung::FunctionReset, Rung::SubsystemReset] {
+            let ended = match self.climb(rung).await {
+                Ok(true) => self.init().await,
+                Ok(false) => continue,
+                Err(trouble) => Err(trouble),
+            };
+            self.enabled &= ended.is_ok();
+            match ended {
+                Err(Trouble::Fault(error)) => {
+                    tracing::warn!(controller = self.name, "{rung:?} has not helped: {error}");
+                    last = error;
+                }
+                done => return done,
+            }
+        }
+        self.pairs.lost();
+        self.pairs.fail();
+        if self.facts.state() != State::Failed {
+            self.facts.set_state(State::Failed);
+            tracing::error!(
+                controller = self.name,
+                "the controller has failed, its units are not ready; it is tried again every 30 s"
+            );
+        }
+        self.refuse_questions("the controller has failed; see this log for its error");
+        self.pause(self.now() + AGAIN).await?;
+        Err(Trouble::Fault(last))
+    }
+
+    /// Brings the controller to a state in which it is quiet. `false`: this way is not open.
+    async fn climb(&mut self, rung: Rung) -> Result<bool, Trouble> {
+        let counters = std::sync::Arc::clone(&self.facts);
+        let counters = &counters.counters;
+        match rung {
+            Rung::Disable => {
+                self.disable().await?;
+                Counters::add(&counters.controller_resets, 1);
+                self.pairs.quiet(Quiet::Disabled);
+            }
+            Rung::FunctionReset => {
+                if let Err(error) = self.bar.reset() {
+                    tracing::warn!(controller = self.name, "{error}");
+                    return Ok(false);
+                }
+                Counters::add(&counters.function_resets, 1);
+                self.pairs.quiet(Quiet::FunctionReset);
+            }
+            Rung::SubsystemReset => {
+                let caps = self.identity.as_ref().map(|identity| identity.caps);
+                let Some(caps) = caps.filter(|caps| caps.subsystem_reset()) else {
+                    return Ok(false);
+                };
+                self.bar.w32(offset::NSSR, NSSR_KEY);
+                self.await_reset(caps.ready_timeout()).await?;
+                Counters::add(&counters.controller_resets, 1);
+                self.pairs.quiet(Quiet::Disabled);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Behind a reset of the subsystem, during which registers may read as all ones.
+    async fn await_reset(&mut self, timeout: Duration) -> Result<(), Trouble> {
+        let until = self.now() + timeout;
+        loop {
+            let csts = status(&*self.bar);
+            let configuration = self.bar.r32(offset::CC);
+            let there = !csts.is_gone() && configuration != u32::MAX;
+            if there && !csts.is_ready() && !Configuration::is_enabled(configuration) {
+                return Ok(());
+            }
+            if self.now() >= until {
+                return Err(ControllerError::StaysReady(timeout).into());
+            }
+            self.turn(REGISTER_LOOK).await?;
+        }
+    }
+
+    /// Lets go of a function that is gone, or wanted by the kernel, and waits for one to come.
+    async fn away(&mut self) -> Result<(), Trouble> {
+        self.enabled = false;
+        self.attached = false;
+        self.gone = false;
+        self.bar.release();
+        self.pairs.quiet(Quiet::Unreachable);
+        self.pairs.fail();
+        if self.facts.state() != State::Gone {
+            self.facts.set_state(State::Gone);
+            tracing::error!(
+                controller = self.name,
+                "the controller was taken away; its units have no medium until it is back"
+            );
+        }
+        self.refuse_questions("the controller was taken away");
+        loop {
+            self.pause(self.now() + RETURN_LOOK).await?;
+            if self.bar.reopen().is_ok() {
+                break;
+            }
+        }
+        self.attached = true;
+        self.look_at = Some(self.now() + LOOK);
+        let back = self.init().await;
+        self.enabled &= back.is_ok();
+        back
+    }
+}

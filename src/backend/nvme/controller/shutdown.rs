@@ -1,0 +1,113 @@
+//! The end: queues deleted, the controller told, disabled, let go (Base Specification 2.0 §3.6).
+//!
+//! Everything here is bounded, and whatever the controller does at its end the function is let go,
+//! after which it reaches no memory.
+
+use std::time::Duration;
+
+use super::init::quirks;
+use super::{Life, REGISTER_LOOK, Trouble};
+use crate::backend::nvme::bar::Bar;
+use crate::backend::nvme::dma::{DmaSpace, Quiet};
+use crate::backend::nvme::facts::State;
+use crate::backend::nvme::spec::registers::{Configuration, Shutdown, ShutdownStatus, offset};
+
+/// How long cores may take to leave.
+const LEAVE_MAX: Duration = Duration::from_secs(2);
+/// How long a controller may take that does not say how long it takes (RTD3E).
+const SHUTDOWN: Duration = Duration::from_secs(10);
+/// How long it may take at most, whatever it says.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
+
+impl<B: Bar, D: DmaSpace> Life<B, D> {
+    pub(super) async fn shut_down(&mut self) {
+        self.leaving = true;
+        self.serving = false;
+        self.refuse_questions("the controller is closed");
+        let until = self.now() + LEAVE_MAX;
+        while self.pairs.are_in_use() && self.now() < until {
+            if self.turn(REGISTER_LOOK).await.is_err() {
+                break;
+            }
+        }
+        let told = if self.enabled {
+            self.say_goodbye().await
+        } else {
+            Ok(())
+        };
+        if let Err(Trouble::Fault(error)) = told {
+            let controller = &self.name;
+            tracing::warn!(
+                controller,
+                "the controller was not shut down in order: {error}"
+            );
+        }
+        self.abandon().await;
+        self.facts.set_state(State::Closed);
+        tracing::info!(controller = self.name, "the controller is closed");
+    }
+
+    /// What an orderly end begins with: no queues, and nothing in the write cache.
+    async fn say_goodbye(&mut self) -> Result<(), Trouble> {
+        self.delete_all().await?;
+        // Asynchronous events end with the controller.
+        self.enabled = false;
+        let Some(identity) = &self.identity else {
+            return Ok(());
+        };
+        let configuration = self.bar.r32(offset::CC);
+        let normal = Configuration {
+            enable: true,
+            all_command_sets: identity.caps.command_sets(),
+            page_shift: 12,
+            shutdown: Shutdown::Normal,
+        };
+        let said = Duration::from_micros(identity.data.shutdown_us.into());
+        let patience = if said.is_zero() { SHUTDOWN } else { said };
+        if configuration == u32::MAX {
+            return Err(Trouble::Gone);
+        }
+        self.bar.w32(offset::CC, normal.register());
+        let until = self.now() + patience.min(SHUTDOWN_MAX);
+        loop {
+            if self.csts()?.shutdown() == ShutdownStatus::Complete {
+                return Ok(());
+            }
+            if self.now() >= until {
+                break;
+            }
+            self.turn(REGISTER_LOOK).await?;
+        }
+        if !quirks(self.bar.function()).shutdown_is_stuck {
+            tracing::warn!(
+                controller = self.name,
+                "the shutdown is not complete within {} ms (CSTS.SHST)",
+                patience.as_millis()
+            );
+        }
+        Ok(())
+    }
+
+    /// Disables the controller as far as that is possible, and lets it go.
+    pub(super) async fn abandon(&mut self) {
+        self.leaving = true;
+        self.pairs.halt();
+        let disabled = self.attached && !self.gone && self.disable().await.is_ok();
+        if self.attached && !self.gone && !disabled {
+            // Letting go does it as well; this is for the device's own sake.
+            if let Err(error) = self.bar.reset() {
+                tracing::warn!(controller = self.name, "{error}");
+            }
+        }
+        self.enabled = false;
+        self.bar.release();
+        self.attached = false;
+        self.pairs.quiet(if disabled {
+            Quiet::Disabled
+        } else {
+            Quiet::Unreachable
+        });
+        self.pairs.fail();
+        self.pairs.deliver();
+    }
+}
