@@ -70,6 +70,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const VOCABULARY: &str = "the vocabulary of backend";
 const BACKEND_VOCABULARY: &[&str] = &[
     "Completion",
+    "Designators",
     "DeviceInfo",
     "IoError",
     "LbaRun",

@@ -29,7 +29,8 @@ mod wake;
 pub use backing::Backing;
 pub use faults::Faults;
 pub use request::{
-    Completion, DeviceInfo, IoError, LbaRun, Operation, Request, Token, UnitIndex, Usage,
+    Completion, Designators, DeviceInfo, IoError, LbaRun, Operation, Request, Token, UnitIndex,
+    Usage,
 };
 pub use set::{DEPTH_MAX, Options, Set};
 pub use space::Size;

@@ -204,6 +204,30 @@ pub enum IoError {
     /// An earlier flush failed: acknowledged writes may be lost until an operator clears it.
     #[error("an earlier flush failed: acknowledged writes may be lost (restart to clear)")]
     WriteCacheLost,
+    /// The device failed by itself, or cannot make sense of what it was told.
+    #[error("the device has failed internally")]
+    Hardware,
+    /// The device was told, or has decided, to give the operation up.
+    #[error("the device has aborted the operation")]
+    Aborted,
+    /// The medium failed to write, and the device says so apart from other trouble of the medium.
+    #[error("the medium cannot be written")]
+    WriteFault,
+    /// The device denies access to the blocks.
+    #[error("the device denies access to the blocks")]
+    Denied,
+    /// The device is being recovered: the same operation may go later.
+    #[error("the device is becoming ready")]
+    Recovering,
+    /// The medium is being sanitized.
+    #[error("the medium is being sanitized")]
+    Sanitizing,
+    /// The medium is being formatted.
+    #[error("the medium is being formatted")]
+    Formatting,
+    /// The device was taken away.
+    #[error("the device is not there")]
+    Absent,
 }
 
 /// What a device says of itself. Constant while it is attached.
@@ -231,6 +255,17 @@ pub struct DeviceInfo {
     pub non_rotating: bool,
     /// Space is taken as blocks are written, and may run out before they do (VPD B2h).
     pub thin: bool,
+    pub designators: Designators,
+}
+
+/// What the medium itself is named by, where it has such names (VPD 83h).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Designators {
+    /// Of 16 bytes: an NGUID.
+    pub nguid: Option<[u8; 16]>,
+    pub eui64: Option<[u8; 8]>,
+    /// RFC 4122, in its byte order.
+    pub uuid: Option<[u8; 16]>,
 }
 
 /// Space behind a unit's blocks, in bytes.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 
-use super::request::DeviceInfo;
+use super::request::{Designators, DeviceInfo};
 use crate::mem::RegionError;
 
 /// Which engine does a file's I/O.
@@ -99,6 +99,7 @@ impl Spec {
             cryptographic_erase: false,
             non_rotating: true,
             thin: false,
+            designators: Designators::default(),
         })
     }
 }

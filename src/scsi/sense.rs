@@ -41,9 +41,11 @@ impl AdditionalSense {
     pub const NONE: Self = Self::new(0x00, 0x00);
     pub const SPACE_ALLOCATION_IN_PROGRESS: Self = Self::new(0x04, 0x14);
     pub const LOGICAL_UNIT_NOT_READY: Self = Self::new(0x04, 0x00);
+    pub const PERIPHERAL_DEVICE_WRITE_FAULT: Self = Self::new(0x03, 0x00);
     pub const BECOMING_READY: Self = Self::new(0x04, 0x01);
     pub const INITIALIZING_COMMAND_REQUIRED: Self = Self::new(0x04, 0x02);
     pub const MANUAL_INTERVENTION_REQUIRED: Self = Self::new(0x04, 0x03);
+    pub const FORMAT_IN_PROGRESS: Self = Self::new(0x04, 0x04);
     pub const SANITIZE_IN_PROGRESS: Self = Self::new(0x04, 0x1b);
     pub const WRITE_ERROR: Self = Self::new(0x0c, 0x00);
     pub const INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT: Self = Self::new(0x0e, 0x03);
@@ -51,6 +53,7 @@ impl AdditionalSense {
     pub const PARAMETER_LIST_LENGTH_ERROR: Self = Self::new(0x1a, 0x00);
     pub const MISCOMPARE_DURING_VERIFY: Self = Self::new(0x1d, 0x00);
     pub const INVALID_COMMAND_OPERATION_CODE: Self = Self::new(0x20, 0x00);
+    pub const ACCESS_DENIED_NO_ACCESS_RIGHTS: Self = Self::new(0x20, 0x02);
     pub const LBA_OUT_OF_RANGE: Self = Self::new(0x21, 0x00);
     pub const INVALID_FIELD_IN_CDB: Self = Self::new(0x24, 0x00);
     pub const LOGICAL_UNIT_NOT_SUPPORTED: Self = Self::new(0x25, 0x00);
@@ -296,6 +299,18 @@ pub fn from_io_error(error: IoError, access: Access) -> Sense {
             Sense::new(SenseKey::AbortedCommand, Asc::INTERNAL_TARGET_FAILURE)
         }
         (IoError::WriteCacheLost, _) => Sense::new(SenseKey::HardwareError, Asc::WRITE_ERROR),
+        (IoError::Hardware, _) => Sense::new(SenseKey::HardwareError, Asc::INTERNAL_TARGET_FAILURE),
+        (IoError::Aborted, _) => Sense::new(SenseKey::AbortedCommand, Asc::NONE),
+        (IoError::WriteFault, _) => {
+            Sense::new(SenseKey::MediumError, Asc::PERIPHERAL_DEVICE_WRITE_FAULT)
+        }
+        (IoError::Denied, _) => {
+            Sense::new(SenseKey::DataProtect, Asc::ACCESS_DENIED_NO_ACCESS_RIGHTS)
+        }
+        (IoError::Recovering, _) => Sense::new(SenseKey::NotReady, Asc::BECOMING_READY),
+        (IoError::Sanitizing, _) => Sense::new(SenseKey::NotReady, Asc::SANITIZE_IN_PROGRESS),
+        (IoError::Formatting, _) => Sense::new(SenseKey::NotReady, Asc::FORMAT_IN_PROGRESS),
+        (IoError::Absent, _) => Sense::new(SenseKey::NotReady, Asc::MEDIUM_NOT_PRESENT),
     }
 }
 
@@ -434,5 +449,26 @@ mod tests {
         let lost = from_io_error(IoError::WriteCacheLost, Access::Write);
         assert_eq!(resource.key, SenseKey::AbortedCommand);
         assert_eq!(lost.key, SenseKey::HardwareError);
+    }
+
+    #[test]
+    fn a_device_that_says_what_ails_it_is_quoted() {
+        use SenseKey as Key;
+        for (error, key, code, qualifier) in [
+            (IoError::Hardware, Key::HardwareError, 0x44, 0x00),
+            (IoError::Aborted, Key::AbortedCommand, 0x00, 0x00),
+            (IoError::WriteFault, Key::MediumError, 0x03, 0x00),
+            (IoError::Denied, Key::DataProtect, 0x20, 0x02),
+            (IoError::Recovering, Key::NotReady, 0x04, 0x01),
+            (IoError::Sanitizing, Key::NotReady, 0x04, 0x1b),
+            (IoError::Formatting, Key::NotReady, 0x04, 0x04),
+            (IoError::Absent, Key::NotReady, 0x3a, 0x00),
+        ] {
+            for access in [Access::Read, Access::Write] {
+                let sense = from_io_error(error, access);
+                let additional = AdditionalSense::new(code, qualifier);
+                assert_eq!((sense.key, sense.additional), (key, additional), "{error}");
+            }
+        }
     }
 }

@@ -14,7 +14,7 @@ use super::sense::{AdditionalSense, Sense, SenseKey};
 use super::task::{Command, Context, Event, Outcome, Status, Step, Task, TaskAttribute, Transfer};
 use super::unit::{Identity, LogicalUnit, PortIdentity};
 use super::unit_attention::NexusUnit;
-use crate::backend::{DeviceInfo, IoError, LbaRun, Operation, UnitIndex};
+use crate::backend::{Designators, DeviceInfo, IoError, LbaRun, Operation, UnitIndex};
 use crate::mem::{DmaBuf, Pages, Pool};
 
 /// Steps that no command of a test comes near.
@@ -58,6 +58,7 @@ pub(super) fn info(block_size: u32, blocks: u64) -> DeviceInfo {
         cryptographic_erase: false,
         non_rotating: true,
         thin: true,
+        designators: Designators::default(),
     }
 }
 

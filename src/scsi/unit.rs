@@ -24,7 +24,7 @@ use super::sbc::prevent_allow_medium_removal::Medium;
 use super::sense::{AdditionalSense, Sense, SenseFormat, SenseKey, SenseSpecific};
 use super::spc::echo_buffer::Echo;
 use super::spc::mode_pages::{ModeParameters, Qerr};
-use crate::backend::{DeviceInfo, Operation, Usage};
+use crate::backend::{Designators, DeviceInfo, Operation, Usage};
 
 /// T10 VENDOR IDENTIFICATION of every unit, exactly 8 characters.
 pub const VENDOR: &str = "IIBLOCKD";
@@ -230,6 +230,7 @@ impl LogicalUnit {
             cryptographic_erase: false,
             non_rotating: true,
             thin: false,
+            designators: Designators::default(),
         };
         let mut unit = Self::new(identity, info, false);
         unit.set_ready(ReadyState::NotReady(reason));

@@ -1,6 +1,6 @@
 //! A session with everything that a core lends it, and devices that complete when they are told.
 
-use iiblockdaemon::backend::{DeviceInfo, IoError, Operation, Request, UnitIndex};
+use iiblockdaemon::backend::{Designators, DeviceInfo, IoError, Operation, Request, UnitIndex};
 use iiblockdaemon::iscsi::acl::Acl;
 use iiblockdaemon::iscsi::auth::AuthPolicy;
 use iiblockdaemon::iscsi::names::IscsiName;
@@ -357,6 +357,7 @@ fn unit() -> LogicalUnit {
         cryptographic_erase: false,
         non_rotating: true,
         thin: true,
+        designators: Designators::default(),
     };
     assert_eq!(UnitIndex(0).0, 0, "the only unit");
     LogicalUnit::new(identity, info, false)

@@ -15,7 +15,7 @@
 use arrayvec::ArrayVec;
 use bench::lone::{self, Wire};
 use clap::{Parser, ValueEnum};
-use iiblockdaemon::backend::{DeviceInfo, Operation, Request};
+use iiblockdaemon::backend::{Designators, DeviceInfo, Operation, Request};
 use iiblockdaemon::iscsi::acl::Acl;
 use iiblockdaemon::iscsi::auth::AuthPolicy;
 use iiblockdaemon::iscsi::names::IscsiName;
@@ -290,6 +290,7 @@ fn identity() -> Identity {
 fn unit() -> LogicalUnit {
     let info = DeviceInfo {
         thin: false,
+        designators: Designators::default(),
         block_size: BLOCK_BYTES,
         physical_block_exponent: 3,
         blocks: BLOCKS,

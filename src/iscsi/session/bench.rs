@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use arrayvec::ArrayVec;
 
 use super::{ConnectionIndex, Effect, Env, Fault, Guards, Session, SessionIndex, Timeouts, unpack};
-use crate::backend::{DeviceInfo, Operation, Request};
+use crate::backend::{Designators, DeviceInfo, Operation, Request};
 use crate::iscsi::login::fixture::{FULL, Initiator, OPERATIONAL, WHO, World, transit};
 use crate::iscsi::node::{LunMapping, Nodes};
 use crate::mem::{Pages, Pool};
@@ -60,6 +60,7 @@ fn unit(serial: &str) -> LogicalUnit {
         cryptographic_erase: false,
         non_rotating: true,
         thin: true,
+        designators: Designators::default(),
     };
     let identity = Identity::new("disk", "0001", serial, 1, [1; 16]).unwrap();
     LogicalUnit::new(identity, info, false)

@@ -3,10 +3,12 @@
 //!
 //! Page 83h names the unit in four ways that do not follow from its name in the configuration: a
 //! locally assigned NAA (we own no OUI), a UUID, and the T10 vendor identification with the serial
-//! number; and the port and target that it was asked through.
+//! number; by what its medium is called, where that has names of its own; and the port and target
+//! that it was asked through.
 
 use super::inquiry::{BLOCK_DEVICE, NOTHING, put_padded};
 use super::vpd_target;
+use crate::backend::Designators;
 use crate::scsi::copy::vpd::third_party_copy;
 use crate::scsi::nexus::Nexus;
 use crate::scsi::parameter::ParameterData;
@@ -87,6 +89,7 @@ const PORT: u8 = 0x90;
 const TARGET: u8 = 0xa0;
 
 const T10_VENDOR: u8 = 0x1;
+const EUI_64: u8 = 0x2;
 const NAA: u8 = 0x3;
 const RELATIVE_PORT: u8 = 0x4;
 const PORT_GROUP: u8 = 0x5;
@@ -107,10 +110,8 @@ pub(in crate::scsi) fn device_identification(
     designator(data, BINARY, UNIT | NAA, |data| {
         data.put_be64(identity.naa());
     });
-    designator(data, BINARY, UNIT | UUID, |data| {
-        data.put(&[0x10, 0]);
-        data.put(identity.uuid());
-    });
+    uuid(data, identity.uuid());
+    medium_designators(data, &unit.info().designators);
     designator(data, ASCII, UNIT | T10_VENDOR, |data| {
         data.put(VENDOR.as_bytes());
         put_padded(data, identity.product(), PRODUCT_CHARS_MAX);
@@ -130,6 +131,27 @@ pub(in crate::scsi) fn device_identification(
         data.put(name);
         terminate(data, name.len());
     });
+}
+
+fn uuid(data: &mut ParameterData, uuid: &[u8; 16]) {
+    designator(data, BINARY, UNIT | UUID, |data| {
+        data.put(&[0x10, 0]);
+        data.put(uuid);
+    });
+}
+
+/// Names of the medium. An NGUID is laid out as an EUI-64 based identifier of 16 bytes, one with
+/// the extension in front (SPC-5, EUI-64 based designator formats).
+fn medium_designators(data: &mut ParameterData, names: &Designators) {
+    if let Some(nguid) = &names.nguid {
+        designator(data, BINARY, UNIT | EUI_64, |data| data.put(nguid));
+    }
+    if let Some(eui64) = &names.eui64 {
+        designator(data, BINARY, UNIT | EUI_64, |data| data.put(eui64));
+    }
+    if let Some(own) = &names.uuid {
+        uuid(data, own);
+    }
 }
 
 /// The designation descriptor of a target port's name (RFC 7143 §4.4.1, SCSI port name): the
@@ -317,10 +339,33 @@ mod tests {
     }
 
     #[test]
+    fn names_of_the_medium_stand_behind_those_of_the_unit() {
+        let mut info = testbed::info(512, 8);
+        info.designators.eui64 = Some([1, 2, 3, 4, 5, 6, 7, 8]);
+        let page = read_page(&mut Bench::with_info(info.clone()), 0x83);
+        let at = 4 + 12 + 22;
+        let eui64 = [0x01, 0x02, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8];
+        assert_eq!(page[at..at + 12], eui64);
+        info.designators.nguid = Some(*b"NGUIDNGUIDNGUID0");
+        info.designators.uuid = Some(*b"fedcba9876543210");
+        let page = read_page(&mut Bench::with_info(info), 0x83);
+        assert_eq!(page[at..at + 20], *b"\x01\x02\x00\x10NGUIDNGUIDNGUID0");
+        assert_eq!(page[at + 20..at + 32], eui64);
+        let uuid = *b"\x01\x0a\x00\x12\x10\x00fedcba9876543210";
+        assert_eq!(page[at + 32..at + 54], uuid);
+    }
+
+    #[test]
     fn longest_names_fit_their_designators() {
         let port = PortIdentity::new(&"n".repeat(223), u16::MAX, u16::MAX).unwrap();
         let i_t = testbed::nexus(port);
-        let unit = LogicalUnit::new(testbed::identity(), testbed::info(512, 8), false);
+        let mut info = testbed::info(512, 8);
+        info.designators = Designators {
+            nguid: Some([1; 16]),
+            eui64: Some([2; 8]),
+            uuid: Some([3; 16]),
+        };
+        let unit = LogicalUnit::new(testbed::identity(), info, false);
         let mut data = ParameterData::new();
         device_identification(&mut data, &unit, &i_t);
         let mut rest = data.as_bytes();
@@ -329,7 +374,9 @@ mod tests {
             kinds.push(*kind);
             rest = &after[usize::from(*len)..];
         }
-        assert_eq!(kinds, [0x03, 0x0a, 0x01, 0x94, 0x95, 0x98, 0xa8]);
+        let unit = [0x03, 0x0a, 0x02, 0x02, 0x0a, 0x01];
+        assert_eq!(kinds[..6], unit);
+        assert_eq!(kinds[6..], [0x94, 0x95, 0x98, 0xa8]);
     }
 
     #[test]
