@@ -29,5 +29,10 @@ pub(crate) mod bar;
 pub(crate) mod controller;
 pub(crate) mod dma;
 pub(crate) mod facts;
+#[cfg(test)]
+mod flat;
 pub(crate) mod link;
+pub(crate) mod outcome;
+pub(crate) mod prp;
 pub(crate) mod spec;
+pub(crate) mod split;
