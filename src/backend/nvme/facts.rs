@@ -4,7 +4,7 @@
 //! Facts are written by the keeper and read by anyone, without locks; counters of cores are added
 //! to only when something went wrong. None of them guards memory: each is good by itself.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::spec::entry::NamespaceId;
@@ -22,6 +22,10 @@ pub(crate) const TRANSFER_BYTES_MAX: u32 = 1 << 20;
 pub(crate) const WAITING_MAX: usize = 4096;
 /// How often a command whose controller was reset is sent again.
 pub(crate) const REPLAYS_MAX: u8 = 2;
+
+/// Longest wait before a command is sent again that its controller was not ready for, whatever it
+/// asks for: initiators do not wait for ever.
+pub(crate) const RETRY_DELAY_MAX: Duration = Duration::from_secs(4);
 
 /// What the operator decides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -137,6 +141,8 @@ impl Counters {
 #[derive(Debug)]
 pub(crate) struct Facts {
     state: AtomicU8,
+    /// CRDT1 to CRDT3, in 100 ms.
+    retry_delays: [AtomicU16; 3],
     pub(crate) counters: Counters,
 }
 
@@ -144,6 +150,7 @@ impl Default for Facts {
     fn default() -> Self {
         Self {
             state: AtomicU8::new(State::Starting as u8),
+            retry_delays: [const { AtomicU16::new(0) }; 3],
             counters: Counters::default(),
         }
     }
@@ -158,6 +165,23 @@ impl Facts {
     /// The keeper's.
     pub(crate) fn set_state(&self, state: State) {
         self.state.store(state as u8, Relaxed);
+    }
+
+    /// How long to wait before a command is sent again whose status has this CRD, 0 to 3. Nothing
+    /// where the controller names no delay, and never more than [`RETRY_DELAY_MAX`].
+    pub(crate) fn retry_delay(&self, crd: u8) -> Duration {
+        let delay = usize::from(crd)
+            .checked_sub(1)
+            .and_then(|nth| self.retry_delays.get(nth));
+        let tenths = delay.map_or(0, |delay| delay.load(Relaxed));
+        Duration::from_millis(u64::from(tenths) * 100).min(RETRY_DELAY_MAX)
+    }
+
+    /// The keeper's: CRDT1 to CRDT3 of Identify, in 100 ms.
+    pub(crate) fn set_retry_delays(&self, delays: [u16; 3]) {
+        for (place, delay) in self.retry_delays.iter().zip(delays) {
+            place.store(delay, Relaxed);
+        }
     }
 }
 
@@ -300,6 +324,9 @@ mod tests {
             facts.set_state(state);
             assert_eq!(facts.state(), state);
         }
+        facts.set_retry_delays([1, 10, u16::MAX]);
+        let delays = [0, 1, 2, 3, 4].map(|crd| facts.retry_delay(crd).as_millis());
+        assert_eq!(delays, [0, 100, 1000, 4000, 0]);
         let geometry = Geometry {
             namespace: NamespaceId(1),
             block_shift: 9,

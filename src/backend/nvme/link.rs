@@ -18,7 +18,7 @@
 //! queues before the memory goes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
@@ -157,6 +157,11 @@ impl<D: DmaSpace> Orders<D> {
             return None;
         }
         self.queue.pop()
+    }
+
+    /// For the core: nothing is ordered.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
     }
 }
 
@@ -315,6 +320,7 @@ pub(crate) struct Returned {
 pub(crate) struct Lane {
     pub(crate) commands: ArrayQueue<Foreign>,
     pub(crate) returns: ArrayQueue<Returned>,
+    ended: AtomicBool,
     host: Arc<Wake>,
     guest: Arc<Wake>,
 }
@@ -324,6 +330,7 @@ impl Lane {
         Arc::new(Self {
             commands: ArrayQueue::new(LANE_MAX),
             returns: ArrayQueue::new(LANE_MAX),
+            ended: AtomicBool::new(false),
             host: Arc::clone(&host.wake),
             guest: Arc::clone(&guest.wake),
         })
@@ -337,6 +344,18 @@ impl Lane {
     /// The host's, once behind all that it has pushed in a turn.
     pub(crate) fn wake_guest(&self) {
         self.guest.signal();
+    }
+
+    /// The guest's: it sends nothing more and waits for nothing.
+    pub(crate) fn end(&self) {
+        // It guards no memory: the host forgets the lane a turn earlier or later.
+        self.ended.store(true, Ordering::Relaxed);
+        self.host.signal();
+    }
+
+    /// The host's: nobody is at the other end any more.
+    pub(crate) fn has_ended(self: &Arc<Self>) -> bool {
+        self.ended.load(Ordering::Relaxed) || Arc::strong_count(self) == 1
     }
 }
 
@@ -440,6 +459,31 @@ mod tests {
             handle.join(&wake, RINGS).unwrap().orders.index,
             PairIndex(1)
         );
+    }
+
+    #[test]
+    fn a_lane_ends_with_its_guest() {
+        let (handle, _keeper) = handle();
+        let wake = Arc::new(Wake::new().unwrap());
+        let host = handle.join(&wake, RINGS).unwrap();
+        let guest = handle.join(&wake, RINGS).unwrap();
+        assert!(host.orders.is_empty());
+        let lane = Lane::new(&host.orders, &guest.orders);
+        assert!(
+            guest
+                .orders
+                .send(Order::Share(Generation(1), Arc::clone(&lane)))
+                .is_ok()
+        );
+        assert!(!guest.orders.is_empty() && !lane.has_ended());
+        let Some(Order::Share(_, taken)) = guest.orders.take() else {
+            panic!("what was sent");
+        };
+        assert!(!lane.has_ended());
+        taken.end();
+        assert!(lane.has_ended());
+        let gone = Lane::new(&host.orders, &guest.orders);
+        assert!(gone.has_ended(), "nobody has the other end");
     }
 
     #[test]
