@@ -34,5 +34,8 @@ mod flat;
 pub(crate) mod link;
 pub(crate) mod outcome;
 pub(crate) mod prp;
+pub(crate) mod ring;
+pub(crate) mod slots;
 pub(crate) mod spec;
 pub(crate) mod split;
+pub(crate) mod translate;

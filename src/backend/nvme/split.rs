@@ -4,8 +4,8 @@
 //! NOIOB is a hint of speed, so that it never cuts a write that was promised to be atomic; a
 //! promise is made only for what one command can carry ([`atomic_blocks`]).
 
-use super::facts::{Geometry, Limits};
-use super::spec::command::BLOCKS_MAX;
+use super::facts::{DeallocateLimits, Geometry, Limits};
+use super::spec::command::{BLOCKS_MAX, RANGES_MAX};
 
 /// Part of a request: what one command does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,7 +19,7 @@ pub(crate) struct Cut {
 /// What bounds the commands of one kind for one namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Rules {
-    /// Blocks of one command, 1 to [`BLOCKS_MAX`].
+    /// Blocks of one command, at least 1; where it counts them itself at most [`BLOCKS_MAX`].
     pub(crate) most: u32,
     /// Commands cross no multiple of so many blocks; 0 any.
     pub(crate) boundary: u32,
@@ -60,6 +60,18 @@ pub(crate) fn of_zeroes(geometry: &Geometry, bytes: u64) -> Rules {
     }
 }
 
+/// Of deallocations.
+pub(crate) fn of_deallocations(limits: &DeallocateLimits) -> Rules {
+    let ranges = usize::from(limits.ranges).clamp(1, RANGES_MAX) as u64;
+    let ranged = ranges.saturating_mul(limits.range_blocks.max(1).into());
+    let blocks = ranged.min(limits.blocks.max(1));
+    Rules {
+        most: u32::try_from(blocks).unwrap_or(u32::MAX),
+        boundary: 0,
+        whole: 0,
+    }
+}
+
 /// How many blocks the next command takes, at least one, where a request of `total` blocks goes on
 /// at `lba` with `left` blocks, at least one.
 pub(crate) fn first_cut(rules: Rules, total: u64, lba: u64, left: u64) -> u32 {
@@ -70,7 +82,7 @@ pub(crate) fn first_cut(rules: Rules, total: u64, lba: u64, left: u64) -> u32 {
         let boundary = u64::from(rules.boundary);
         blocks = blocks.min(boundary - lba % boundary);
     }
-    u32::try_from(blocks).expect("at most 65,536")
+    u32::try_from(blocks).expect("at most what one command takes")
 }
 
 #[cfg(test)]
@@ -194,6 +206,23 @@ mod tests {
         let rules = of_transfers(&geometry(9, 8, 16), &most);
         assert_eq!(cuts(rules, 4, 16), [(4, 16)]);
         assert_eq!(cuts(rules, 4, 17), [(4, 4), (8, 8), (16, 5)]);
+    }
+
+    #[test]
+    fn deallocations_are_bounded_by_ranges_and_blocks() {
+        let most = |ranges, range_blocks, blocks| {
+            let limits = DeallocateLimits {
+                ranges,
+                range_blocks,
+                blocks,
+            };
+            of_deallocations(&limits).most
+        };
+        assert_eq!(most(256, 1 << 16, u64::MAX), 1 << 24);
+        assert_eq!(most(256, 1 << 16, 1000), 1000);
+        assert_eq!(most(256, u32::MAX, u64::MAX), u32::MAX);
+        assert_eq!(most(u16::MAX, 1, u64::MAX), 256);
+        assert_eq!(most(0, 0, 0), 1, "nonsense is no endless loop");
     }
 
     #[test]
