@@ -155,6 +155,8 @@ pub enum OpenError {
         "engine = \"io_uring\" is impossible: {0}; set engine = \"auto\" or \"sync\", or allow io_uring (sysctl kernel.io_uring_disabled, container seccomp profile)"
     )]
     IoUring(String),
+    #[error("NVMe controller {address}: {why}")]
+    Nvme { address: String, why: String },
     #[error("unit {0} is attached already or beyond the table of units")]
     Slot(u16),
 }

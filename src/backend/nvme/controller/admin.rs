@@ -103,6 +103,12 @@ impl<D: DmaSpace> Admin<D> {
         self.pages.zero(DATA..DATA + PAGE_BYTES);
     }
 
+    /// Writes the first bytes of the data page, a multiple of 4.
+    pub(super) fn put_data(&mut self, bytes: &[u8]) {
+        assert!(bytes.len() <= PAGE_BYTES);
+        self.pages.copy_in(DATA, bytes);
+    }
+
     /// Copies out what is at `range` of the data page.
     pub(super) fn copy_data(&self, range: Range<usize>, to: &mut [u8]) {
         assert!(range.end <= PAGE_BYTES && range.len() == to.len());

@@ -95,6 +95,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         let data = ControllerData::parse(&page);
         check(&data)?;
         let nvm = self.nvm_controller(caps, version).await?;
+        self.configure_retries(&data).await?;
         let granted = self.number_of_queues().await?;
         self.configure_events(&data).await?;
         self.configure_shadow(&data, caps).await?;
@@ -268,6 +269,22 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         good(&entry, "Set Features (Number of Queues)")?;
         let granted = command::queues_granted(entry.result());
         Ok(u16::try_from(granted).unwrap_or(u16::MAX))
+    }
+
+    /// Has statuses name delays of retries (§5.27.1.18: ACRE), where the controller knows any. One
+    /// that refuses names none.
+    async fn configure_retries(&mut self, data: &ControllerData) -> Result<(), Trouble> {
+        self.facts.set_retry_delays(data.retry_delays);
+        if data.retry_delays == [0; 3] {
+            return Ok(());
+        }
+        self.admin.clear_data();
+        self.admin.put_data(&[1, 0, 0, 0]);
+        let none = NamespaceId::NONE;
+        let mut entry = command::set_feature(feature::HOST_BEHAVIOR, none, 0);
+        entry.set_prps(self.admin.data()?.0, 0);
+        self.command(entry).await?;
+        Ok(())
     }
 
     /// Which events are told (§5.27.1.8). A controller that knows some of them tells those.

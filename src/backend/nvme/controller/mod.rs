@@ -241,7 +241,7 @@ impl<B: Bar, D: DmaSpace> Controller<B, D> {
     /// Waits until the next poll is due or a note has come, which it keeps for the poll.
     pub(crate) fn rest(&mut self, pace: Pace) {
         if self.deaf {
-            return std::thread::sleep(pace.again_in);
+            return std::thread::park_timeout(pace.again_in);
         }
         let note = match self.notes.recv_timeout(pace.again_in) {
             Ok(note) => note,
