@@ -99,6 +99,7 @@ const UNSAFE_ISLANDS: &[&str] = &[
 /// whole, which its drivers do not allow at once; never for a command or a frame.
 const CONTROL_SIDE_LOCKS: &[&str] = &[
     "src/backend/file/registry.rs",
+    "src/backend/nvme/vfio/space.rs",
     "src/port/dpdk/device.rs",
     "src/port/dpdk/registered.rs",
 ];

@@ -16,6 +16,7 @@
 //! - [`spec`]: the standard's words, pure.
 //! - [`bar`], [`dma`]: what a controller is reached through, and memory that it reaches.
 //! - [`facts`], [`link`]: what keeper and cores know together and say to each other.
+//! - [`vfio`]: registers and memory of controllers that the kernel gives to this process.
 //!
 //! `spec` uses nothing else here; `bar` and `dma` use `spec`; `facts` and `link` use those. The
 //! keeper and the queue pairs use all of these and not each other. `unsafe` stands in `dma` and in
@@ -39,3 +40,4 @@ pub(crate) mod slots;
 pub(crate) mod spec;
 pub(crate) mod split;
 pub(crate) mod translate;
+pub(crate) mod vfio;
