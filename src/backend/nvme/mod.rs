@@ -17,6 +17,7 @@
 //! - [`bar`], [`dma`]: what a controller is reached through, and memory that it reaches.
 //! - [`facts`], [`link`]: what keeper and cores know together and say to each other.
 //! - [`vfio`]: registers and memory of controllers that the kernel gives to this process.
+//! - `model`: a controller for tests, behind `Bar` and `DmaSpace`.
 //!
 //! `spec` uses nothing else here; `bar` and `dma` use `spec`; `facts` and `link` use those. The
 //! keeper and the queue pairs use all of these and not each other. `unsafe` stands in `dma` and in
@@ -37,6 +38,8 @@ pub(crate) mod outcome;
 pub(crate) mod prp;
 pub(crate) mod ring;
 pub(crate) mod slots;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod model;
 pub(crate) mod spec;
 pub(crate) mod split;
 pub(crate) mod translate;
