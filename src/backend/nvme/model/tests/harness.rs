@@ -14,6 +14,10 @@ pub(super) const ENTRIES: u16 = 8;
 /// Where the completions are, and the data behind them.
 const COMPLETIONS: usize = 4096;
 pub(super) const DATA: usize = 8192;
+pub(super) const CC: usize = 0x14;
+pub(super) const CSTS: usize = 0x1c;
+/// CC: enabled, entries of 64 and 16 bytes.
+pub(super) const ENABLED: u32 = 0x0046_0001;
 /// Bytes of data.
 pub(super) const DATA_BYTES: usize = 16 * 4096;
 
@@ -78,6 +82,85 @@ impl Pair {
             bar: model.bar(),
             pages,
             doorbells,
+            tail: 0,
+            head: 0,
+            phase: true,
+        }
+    }
+
+    /// The admin queue, of a controller that is enabled as it should be.
+    pub(super) fn admin(model: &Model) -> Self {
+        let mut pair = Self::admin_disabled(model);
+        pair.enable(model);
+        pair
+    }
+
+    /// The same with CC.EN = 0.
+    pub(super) fn admin_disabled(model: &Model) -> Self {
+        let pages = DmaPages::new(&model.space(), DATA + DATA_BYTES, Pages::Normal).unwrap();
+        let bar = model.bar();
+        let entries = u32::from(ENTRIES) - 1;
+        bar.w32(0x24, entries << 16 | entries);
+        bar.w64(0x28, pages.iova(0..4096).unwrap().0);
+        bar.w64(0x30, pages.iova(COMPLETIONS..DATA).unwrap().0);
+        Self {
+            bar,
+            pages,
+            doorbells: (0x1000, 0x1004),
+            tail: 0,
+            head: 0,
+            phase: true,
+        }
+    }
+
+    pub(super) fn enable(&mut self, model: &Model) {
+        self.bar.w32(CC, ENABLED);
+        model.settle();
+        assert_eq!(self.bar.r32(CSTS), 1);
+        (self.tail, self.head, self.phase) = (0, 0, true);
+        self.pages.zero(COMPLETIONS..DATA);
+    }
+
+    /// Creates both queues of a pair, whose rings are in `pages`.
+    pub(super) fn create(
+        &mut self,
+        model: &Model,
+        id: u16,
+        pages: &DmaPages<ModelSpace>,
+    ) -> (u16, u16) {
+        let base = |range: std::ops::Range<usize>| pages.iova(range).unwrap().0;
+        let size = u32::from(id) | (u32::from(ENTRIES) - 1) << 16;
+        let completions = Words::new(5, 1, 0).with(10, size).with(11, 1);
+        let first = self.run(model, completions.prps(base(COMPLETIONS..DATA), 0));
+        let submissions = Words::new(1, 2, 0)
+            .with(10, size)
+            .with(11, u32::from(id) << 16 | 1);
+        let second = self.run(model, submissions.prps(base(0..4096), 0));
+        (first, second)
+    }
+
+    /// Set Features, Number of Queues: so many pairs.
+    pub(super) fn ask_for(&mut self, model: &Model, pairs: u32) -> u32 {
+        let count = pairs - 1;
+        let wanted = Words::new(9, 3, 0)
+            .with(10, 7)
+            .with(11, count << 16 | count);
+        self.submit(wanted);
+        model.settle();
+        let end = self.reap().unwrap();
+        assert!(end.status().is_success());
+        end.result()
+    }
+
+    /// The pair's I/O queues, created by an admin queue.
+    pub(super) fn created(model: &Model, admin: &mut Self, id: u16) -> Self {
+        let pages = DmaPages::new(&model.space(), DATA + DATA_BYTES, Pages::Normal).unwrap();
+        assert_eq!(admin.create(model, id, &pages), (0, 0));
+        let first = 0x1000 + 8 * usize::from(id);
+        Self {
+            bar: model.bar(),
+            pages,
+            doorbells: (first, first + 4),
             tail: 0,
             head: 0,
             phase: true,
