@@ -29,13 +29,17 @@
 
 pub(crate) mod bar;
 pub(crate) mod controller;
+pub(crate) mod device;
 pub(crate) mod dma;
 pub(crate) mod facts;
 #[cfg(test)]
 mod flat;
+pub(crate) mod lane;
 pub(crate) mod link;
 pub(crate) mod outcome;
+pub(crate) mod pair;
 pub(crate) mod prp;
+pub(crate) mod requests;
 pub(crate) mod ring;
 pub(crate) mod slots;
 #[cfg(any(test, feature = "testing"))]

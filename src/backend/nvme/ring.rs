@@ -8,9 +8,9 @@
 //! └────────────────┴──────────────────┴──────────────────────────────────┴────────┘
 //! ```
 //!
-//! Commands are bounded by the slots, one less than there are entries, so the submission queue never
-//! runs over, whatever SQHD says, and the completion queue has room for all. What was put in is told
-//! by one doorbell for a batch; what was taken out too.
+//! Commands are bounded by the slots, one less than there are entries, so the submission queue
+//! never runs over, whatever SQHD says, and the completion queue has room for all. What was put in
+//! is told by one doorbell for a batch; what was taken out too.
 //!
 //! Never: a register read; an entry of the controller's used before [`Ring::check`].
 

@@ -1,9 +1,9 @@
 //! [`Slots`]: the commands of one queue pair that are outstanding, by their CIDs, and in the order
 //! in which they are late.
 //!
-//! A CID is the number of a slot and, above it, how often the slot was used: what completes a second
-//! time, or after its slot went to another command, names nothing that is outstanding. CIDs never
-//! are FFFFh, which the error log uses for something else.
+//! A CID is the number of a slot and, above it, how often the slot was used: what completes a
+//! second time, or after its slot went to another command, names nothing that is outstanding. CIDs
+//! never are FFFFh, which the error log uses for something else.
 //!
 //! Deadlines are in the order of the list: every command is given the same time, from when it is
 //! sent and again from when it was first late.
