@@ -100,6 +100,7 @@ const UNSAFE_ISLANDS: &[&str] = &[
 /// device is no part of the product.)
 const CONTROL_SIDE_LOCKS: &[&str] = &[
     "src/backend/file/registry.rs",
+    "src/backend/nvme/keeper.rs",
     "src/backend/nvme/model/mod.rs",
     "src/backend/nvme/vfio/space.rs",
     "src/port/dpdk/device.rs",

@@ -16,6 +16,8 @@
 //! - [`spec`]: the standard's words, pure.
 //! - [`bar`], [`dma`]: what a controller is reached through, and memory that it reaches.
 //! - [`facts`], [`link`]: what keeper and cores know together and say to each other.
+//! - [`controller`], [`keeper`]: the control side of a controller, and its thread.
+//! - [`unit`], [`any`]: what a logical unit has of it, and what it is reached through.
 //! - [`vfio`]: registers and memory of controllers that the kernel gives to this process.
 //! - `model`: a controller for tests, behind `Bar` and `DmaSpace`.
 //!
@@ -27,6 +29,7 @@
 //! the device may still use it; a register read, a lock or a wait on a data core; an index, a
 //! length or a number of the controller's that was not checked.
 
+pub(crate) mod any;
 pub(crate) mod bar;
 pub(crate) mod controller;
 pub(crate) mod device;
@@ -34,6 +37,7 @@ pub(crate) mod dma;
 pub(crate) mod facts;
 #[cfg(test)]
 mod flat;
+pub(crate) mod keeper;
 pub(crate) mod lane;
 pub(crate) mod link;
 pub(crate) mod outcome;
@@ -47,4 +51,5 @@ pub(crate) mod model;
 pub(crate) mod spec;
 pub(crate) mod split;
 pub(crate) mod translate;
+pub(crate) mod unit;
 pub(crate) mod vfio;

@@ -24,6 +24,8 @@ mod namespaces;
 mod pairs;
 mod recover;
 mod shutdown;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

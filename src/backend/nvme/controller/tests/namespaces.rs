@@ -1,0 +1,152 @@
+//! Namespaces: which are found, which are refused and why, and what changes under way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::bed::Bed;
+use crate::backend::nvme::facts::{NamespaceState, Selector};
+use crate::backend::nvme::link::ToKeeper;
+use crate::backend::nvme::model::{ModelOptions, NamespaceOptions};
+use crate::backend::nvme::spec::entry::NamespaceId;
+use crate::backend::nvme::spec::registers::Version;
+
+fn namespaces(all: impl IntoIterator<Item = NamespaceOptions>) -> ModelOptions {
+    ModelOptions {
+        namespaces: all.into_iter().collect(),
+        ..ModelOptions::default()
+    }
+}
+
+fn plain() -> NamespaceOptions {
+    NamespaceOptions::default()
+}
+
+#[test]
+fn a_namespace_is_found_by_each_of_its_names() {
+    let second = NamespaceOptions {
+        block_shift: 12,
+        nguid: [7; 16],
+        eui64: [8; 8],
+        uuid: [9; 16],
+        noiob: 256,
+        nsfeat: 0b1_0010,
+        nawupf: 15,
+        npdg: 7,
+        ..plain()
+    };
+    let mut bed = Bed::ready(namespaces([plain(), second]));
+    for wanted in [
+        Selector::Id(NamespaceId(2)),
+        Selector::Nguid([7; 16]),
+        Selector::Eui64([8; 8]),
+        Selector::Uuid([9; 16]),
+    ] {
+        let found = bed.find(wanted).unwrap();
+        let geometry = found.geometry;
+        assert_eq!(geometry.namespace, NamespaceId(2));
+        assert_eq!((geometry.block_shift, found.blocks()), (12, 4096));
+        assert_eq!(
+            (geometry.boundary_blocks, geometry.atomic_blocks),
+            (256, 16)
+        );
+        assert_eq!(geometry.deallocate_granularity, 8);
+        assert!(geometry.unmapped_reads_zeroes && geometry.write_zeroes_deallocates);
+        let again = bed.find(wanted).unwrap_err();
+        assert!(again.0.contains("belongs to another"), "{again}");
+        bed.send(ToKeeper::Release(NamespaceId(2)));
+    }
+    let which = bed.find(Selector::Only).unwrap_err();
+    assert!(which.0.contains("[1, 2]"), "{which}");
+    let none = bed.find(Selector::Nguid([1; 16])).unwrap_err();
+    assert!(none.0.contains("no such active namespace"), "{none}");
+    bed.close();
+}
+
+#[test]
+fn what_a_namespace_cannot_be_served_for_is_said() {
+    let with = |change: &dyn Fn(&mut NamespaceOptions)| {
+        let mut options = plain();
+        change(&mut options);
+        let mut bed = Bed::ready(namespaces([options]));
+        let refused = bed.find(Selector::Only).unwrap_err();
+        let report = bed.report().unwrap();
+        assert_eq!(report.namespaces[0].refused.as_ref(), Some(&refused.0));
+        bed.close();
+        refused.0
+    };
+    assert!(with(&|options| options.metadata = 8).contains("8 bytes of metadata"));
+    assert!(with(&|options| options.block_shift = 13).contains("blocks of 2^13 bytes"));
+    let protected = with(&|options| (options.metadata, options.protection) = (8, 1));
+    assert!(protected.contains("type 1"), "{protected}");
+}
+
+#[test]
+fn controllers_before_1_1_have_no_list() {
+    let inactive = NamespaceOptions {
+        active: false,
+        ..plain()
+    };
+    let options = ModelOptions {
+        version: Version(0x0001_0000),
+        ..namespaces([inactive.clone(), plain(), inactive])
+    };
+    let mut bed = Bed::ready(options);
+    let found = bed.find(Selector::Only).unwrap();
+    assert_eq!(found.geometry.namespace, NamespaceId(2));
+    assert_eq!(
+        found.geometry.identifiers.uuid, None,
+        "no descriptors either"
+    );
+    bed.close();
+}
+
+#[test]
+fn a_controller_without_namespaces_is_ready_for_some() {
+    let inactive = NamespaceOptions {
+        active: false,
+        ..plain()
+    };
+    let mut bed = Bed::ready(namespaces([inactive]));
+    let none = bed.find(Selector::Only).unwrap_err();
+    assert!(none.0.contains("no active namespace"), "{none}");
+    let activate = |options: &mut NamespaceOptions| options.active = true;
+    bed.model.change_namespace(NamespaceId(1), activate);
+    bed.pass(Duration::from_secs(2));
+    bed.find(Selector::Only).unwrap();
+    bed.close();
+}
+
+#[test]
+fn a_namespace_grows_goes_and_comes_back() {
+    let mut bed = Bed::ready(ModelOptions::default());
+    let namespace = bed.find(Selector::Only).unwrap();
+    let change = |bed: &mut Bed, change: fn(&mut NamespaceOptions), is_so: NamespaceState| {
+        bed.model.change_namespace(NamespaceId(1), change);
+        let told = Arc::clone(&namespace);
+        bed.until("the change", |_| told.state() == is_so);
+    };
+    bed.model
+        .change_namespace(NamespaceId(1), |options| options.blocks = 8192);
+    bed.until("more blocks", |_| namespace.blocks() == 8192);
+    change(&mut bed, |it| it.active = false, NamespaceState::Missing);
+    change(&mut bed, |it| it.active = true, NamespaceState::Active);
+    change(&mut bed, |it| it.block_shift = 12, NamespaceState::Changed);
+    change(&mut bed, |it| it.block_shift = 9, NamespaceState::Active);
+    change(&mut bed, |it| it.uuid = [1; 16], NamespaceState::Changed);
+    let restore = |it: &mut NamespaceOptions| it.uuid = NamespaceOptions::default().uuid;
+    change(&mut bed, restore, NamespaceState::Active);
+    change(
+        &mut bed,
+        |it| it.write_protected = true,
+        NamespaceState::ReadOnly,
+    );
+    change(
+        &mut bed,
+        |it| it.write_protected = false,
+        NamespaceState::Active,
+    );
+    bed.model
+        .change_namespace(NamespaceId(1), |options| options.blocks = 10);
+    bed.until("fewer blocks", |_| namespace.blocks() == 10);
+    bed.close();
+}

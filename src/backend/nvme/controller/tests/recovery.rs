@@ -1,0 +1,308 @@
+//! The ladder of resets, removal and return.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::bed::{Bed, Core, Told, until_told};
+use crate::backend::nvme::dma::Quiet;
+use crate::backend::nvme::facts::{NamespaceState, Selector, State};
+use crate::backend::nvme::link::{Breach, Generation, Handle, Note};
+use crate::backend::nvme::model::faults::{Action, Lie, Match};
+use crate::backend::nvme::model::{ModelBar, ModelOptions, ModelSpace};
+use crate::backend::nvme::spec::command::admin;
+use crate::backend::nvme::spec::entry::CommandId;
+
+const FIRST: Generation = Generation(1);
+
+/// A controller with a core that has a queue pair.
+fn opened(options: ModelOptions) -> (Bed, Handle<ModelBar, ModelSpace>, Core) {
+    let mut bed = Bed::ready(options);
+    let handle = bed.handle();
+    let mut core = Core::join(&handle);
+    until_told(&mut bed, &mut [&mut core], &Told::Open(FIRST, 1));
+    (bed, handle, core)
+}
+
+fn open_again(nth: u32) -> Told {
+    Told::Open(Generation(nth), 1)
+}
+
+fn end((mut bed, handle, mut core): (Bed, Handle<ModelBar, ModelSpace>, Core)) {
+    bed.model.faults(|plan| plan.clear());
+    core.leave();
+    bed.close();
+    drop(handle);
+    drop(bed.controller);
+    assert_eq!(bed.model.mappings(), 0);
+}
+
+#[test]
+fn a_controller_that_has_failed_is_disabled_and_serves_again() {
+    for cause in 0..4 {
+        let (mut bed, handle, mut core) = opened(ModelOptions::default());
+        match cause {
+            0 => bed.model.fail(),
+            1 => {
+                let breach = Breach::UnknownCommand(7);
+                core.end.send(Note::Broken(FIRST, breach)).unwrap();
+            }
+            2 => core
+                .end
+                .send(Note::Late {
+                    generation: FIRST,
+                    id: CommandId(3),
+                    again: true,
+                })
+                .unwrap(),
+            _ => {
+                // The next health log is never answered.
+                let on = Match::admin(admin::LOG_PAGE);
+                bed.model.faults(|plan| plan.once(on, Action::Drop));
+            }
+        }
+        let told = until_told(&mut bed, &mut [&mut core], &open_again(2));
+        let way = [Told::Halt, Told::Quiet(Quiet::Disabled), open_again(2)];
+        assert_eq!(told, [way], "{cause}");
+        assert_eq!(bed.controller.state(), State::Ready);
+        assert_eq!(bed.facts.counters.controller_resets.load(Relaxed), 1);
+        end((bed, handle, core));
+    }
+}
+
+#[test]
+fn notes_of_a_time_before_the_reset_are_void() {
+    let (mut bed, handle, mut core) = opened(ModelOptions::default());
+    bed.model.fail();
+    until_told(&mut bed, &mut [&mut core], &open_again(2));
+    let (generation, id, again) = (FIRST, CommandId(3), true);
+    core.end
+        .send(Note::Late {
+            generation,
+            id,
+            again,
+        })
+        .unwrap();
+    let breach = Breach::WrongQueue(1);
+    core.end.send(Note::Broken(FIRST, breach)).unwrap();
+    bed.pass(Duration::from_secs(1));
+    assert_eq!(core.told(), []);
+    assert_eq!(bed.facts.counters.controller_resets.load(Relaxed), 1);
+    end((bed, handle, core));
+}
+
+#[test]
+fn a_late_command_is_aborted_before_anything_is_reset() {
+    let (mut bed, handle, core) = opened(ModelOptions::default());
+    for id in 0..10 {
+        let note = Note::Late {
+            generation: FIRST,
+            id: CommandId(id),
+            again: false,
+        };
+        core.end.send(note).unwrap();
+    }
+    bed.pass(Duration::from_secs(1));
+    let aborted = bed.model.counters().admin;
+    assert_eq!(aborted.get(&admin::ABORT), Some(&10));
+    assert_eq!(bed.facts.counters.aborts.load(Relaxed), 10);
+    assert_eq!(bed.facts.counters.timeouts.load(Relaxed), 10);
+    assert_eq!(bed.controller.state(), State::Ready);
+    end((bed, handle, core));
+}
+
+#[test]
+fn a_controller_that_cannot_be_disabled_has_its_function_reset() {
+    let (mut bed, handle, mut core) = opened(ModelOptions::default());
+    bed.model.faults(|plan| plan.never_disabled = true);
+    bed.model.fail();
+    let told = until_told(&mut bed, &mut [&mut core], &open_again(2));
+    let way = [Told::Halt, Told::Quiet(Quiet::FunctionReset), open_again(2)];
+    assert_eq!(told, [way]);
+    assert_eq!(bed.facts.counters.function_resets.load(Relaxed), 1);
+    end((bed, handle, core));
+}
+
+#[test]
+fn where_functions_cannot_be_reset_subsystems_may() {
+    let options = ModelOptions {
+        nssrs: true,
+        ..ModelOptions::default()
+    };
+    let (mut bed, handle, mut core) = opened(options);
+    bed.model.faults(|plan| {
+        plan.never_disabled = true;
+        plan.reset_unsupported = true;
+    });
+    bed.model.fail();
+    let told = until_told(&mut bed, &mut [&mut core], &open_again(2));
+    let way = [Told::Halt, Told::Quiet(Quiet::Disabled), open_again(2)];
+    assert_eq!(told, [way]);
+    end((bed, handle, core));
+}
+
+#[test]
+fn what_cannot_be_proved_is_lost_until_it_can() {
+    let (mut bed, handle, mut core) = opened(ModelOptions::default());
+    bed.model.faults(|plan| {
+        plan.never_disabled = true;
+        plan.reset_fails = true;
+    });
+    bed.model.fail();
+    let told = until_told(&mut bed, &mut [&mut core], &Told::Fail);
+    assert_eq!(told, [[Told::Halt, Told::Lost, Told::Fail]]);
+    bed.state(State::Failed);
+    let refused = bed.find(Selector::Only).unwrap_err();
+    assert!(refused.0.contains("has failed"), "{refused}");
+    // More ladders say nothing new.
+    bed.pass(Duration::from_secs(100));
+    assert_eq!(core.told(), []);
+    let mut late = Core::join(&handle);
+    bed.turn();
+    assert_eq!(late.told(), [Told::Fail], "who comes now need not wait");
+    bed.model.faults(|plan| plan.reset_fails = false);
+    until_told(&mut bed, &mut [&mut late], &Told::Open(Generation(2), 2));
+    let told = core.told();
+    assert_eq!(told, [Told::Quiet(Quiet::FunctionReset), open_again(2)]);
+    late.leave();
+    end((bed, handle, core));
+}
+
+#[test]
+fn a_core_that_does_not_answer_holds_up_nobody() {
+    let (mut bed, handle, mut core) = opened(ModelOptions::default());
+    let mut other = Core::join(&handle);
+    let second = |nth| Told::Open(Generation(nth), 2);
+    until_told(&mut bed, &mut [&mut other], &second(1));
+    core.is_stuck = true;
+    let began = bed.now;
+    bed.model.fail();
+    until_told(
+        &mut bed,
+        &mut [&mut core, &mut other],
+        &Told::Quiet(Quiet::Disabled),
+    );
+    let took = bed.now - began;
+    assert!(
+        took >= Duration::from_secs(5) && took < Duration::from_secs(8),
+        "{took:?}"
+    );
+    until_told(&mut bed, &mut [&mut other], &second(2));
+    core.is_stuck = false;
+    other.leave();
+    end((bed, handle, core));
+}
+
+#[test]
+fn a_controller_that_is_taken_away_comes_back() {
+    for wanted in [false, true] {
+        let (mut bed, handle, mut core) = opened(ModelOptions::default());
+        let namespace = bed.find(Selector::Only).unwrap();
+        if wanted {
+            bed.model.want();
+        } else {
+            bed.model.remove();
+        }
+        let told = until_told(&mut bed, &mut [&mut core], &Told::Fail);
+        let way = [Told::Halt, Told::Quiet(Quiet::Unreachable), Told::Fail];
+        assert_eq!(told, [way]);
+        if !wanted {
+            assert_eq!(bed.controller.state(), State::Gone);
+            let refused = bed.find(Selector::Id(namespace.geometry.namespace));
+            assert!(refused.unwrap_err().0.contains("taken away"));
+            bed.pass(Duration::from_secs(30));
+            bed.model.plug();
+        }
+        until_told(&mut bed, &mut [&mut core], &open_again(2));
+        bed.state(State::Ready);
+        assert_eq!(namespace.state(), NamespaceState::Active);
+        end((bed, handle, core));
+    }
+}
+
+#[test]
+fn another_controller_in_its_place_is_not_it() {
+    let (mut bed, handle, mut core) = opened(ModelOptions::default());
+    bed.model.remove();
+    bed.state(State::Recovering);
+    until_told(&mut bed, &mut [&mut core], &Told::Fail);
+    let serial = Lie {
+        page: 1,
+        nsid: None,
+        offset: 4,
+        bytes: b"OTHER".to_vec(),
+    };
+    bed.model.faults(|plan| plan.identify.push(serial));
+    bed.model.plug();
+    bed.state(State::Failed);
+    assert_eq!(core.told(), []);
+    // The right one, at last.
+    bed.model.remove();
+    bed.state(State::Gone);
+    bed.model.faults(|plan| plan.clear());
+    bed.model.plug();
+    // Three times it was initialised as the other one: in its place, disabled, reset.
+    until_told(&mut bed, &mut [&mut core], &open_again(5));
+    end((bed, handle, core));
+}
+
+#[test]
+fn a_controller_may_go_at_any_step_of_its_recovery() {
+    let mut survived = false;
+    for steps in 0..3000 {
+        let (mut bed, handle, mut core) = opened(ModelOptions::default());
+        bed.model.fail();
+        for _ in 0..steps {
+            bed.turn();
+            core.obey();
+        }
+        if core.told().contains(&open_again(2)) {
+            survived = true;
+            end((bed, handle, core));
+            break;
+        }
+        bed.model.remove();
+        bed.until("gone", |bed| {
+            bed.controller.state() == State::Gone || { false }
+        });
+        bed.model.plug();
+        let mut serves = false;
+        for _ in 0..100_000 {
+            bed.turn();
+            let told = core.told();
+            serves |= told.iter().any(|it| matches!(it, Told::Open(..)));
+            if serves {
+                break;
+            }
+        }
+        assert!(serves, "after {steps} turns");
+        end((bed, handle, core));
+    }
+    assert!(survived, "a recovery is shorter than that");
+}
+
+#[test]
+fn closing_ends_a_recovery_and_an_absence() {
+    for cause in 0..3 {
+        let (mut bed, handle, mut core) = opened(ModelOptions::default());
+        match cause {
+            0 => bed.model.fail(),
+            1 => bed.model.remove(),
+            _ => {
+                bed.model.faults(|plan| {
+                    plan.never_disabled = true;
+                    plan.reset_fails = true;
+                });
+                bed.model.fail();
+            }
+        }
+        until_told(&mut bed, &mut [&mut core], &Told::Halt);
+        if cause > 0 {
+            until_told(&mut bed, &mut [&mut core], &Told::Fail);
+        }
+        core.leave();
+        let began = bed.now;
+        bed.close();
+        assert!(bed.now - began < Duration::from_secs(30));
+        drop(handle);
+    }
+}

@@ -1,0 +1,81 @@
+//! Events and health.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::bed::Bed;
+use crate::backend::nvme::facts::{NamespaceState, Selector, State};
+use crate::backend::nvme::model::ModelOptions;
+use crate::backend::nvme::model::events::Happening;
+use crate::backend::nvme::spec::command::admin;
+
+#[test]
+fn health_is_read_at_once_and_every_minute() {
+    let mut bed = Bed::ready(ModelOptions::default());
+    bed.pass(Duration::from_secs(1));
+    let read = |bed: &Bed| bed.model.counters().admin[&admin::LOG_PAGE];
+    let first = read(&bed);
+    assert!(bed.report().unwrap().health.is_some());
+    bed.pass(Duration::from_secs(600));
+    let more = read(&bed) - first;
+    assert!((9..=11).contains(&more), "{more} times in ten minutes");
+    bed.close();
+}
+
+#[test]
+fn a_warning_is_heard_and_media_that_are_read_only_protect_their_units() {
+    let mut bed = Bed::ready(ModelOptions::default());
+    let namespace = bed.find(Selector::Only).unwrap();
+    bed.pass(Duration::from_secs(1));
+    bed.model.change_health(|log| log[0] = 0b1000);
+    let told = namespace.clone();
+    bed.until("read only", |_| told.state() == NamespaceState::ReadOnly);
+    assert!(bed.report().unwrap().health.unwrap().warnings.read_only());
+    assert_eq!(bed.facts.counters.events.load(Relaxed), 1);
+    bed.model.change_health(|log| log[0] = 0);
+    bed.until("active", |_| namespace.state() == NamespaceState::Active);
+    bed.close();
+}
+
+#[test]
+fn a_storm_of_events_is_listened_to_a_few_times_a_second() {
+    let mut bed = Bed::ready(ModelOptions::default());
+    bed.pass(Duration::from_secs(2));
+    let sent = |bed: &Bed| bed.model.counters().admin[&admin::ASYNCHRONOUS_EVENT];
+    let before = sent(&bed);
+    // Each is masked until the health log is read, and then there is the next.
+    let health = Happening {
+        kind: 1,
+        information: 1,
+        log_page: 2,
+    };
+    bed.model.happen(health, 5000);
+    bed.pass(Duration::from_secs(10));
+    let more = sent(&bed) - before;
+    assert!((20..=200).contains(&more), "{more} requests in 10 s");
+    assert_eq!(bed.controller.state(), State::Ready);
+    bed.close();
+}
+
+#[test]
+fn events_of_every_kind_are_heard_again_and_again() {
+    let mut bed = Bed::ready(ModelOptions::default());
+    let kinds = [(0, 3, 1), (1, 1, 2), (2, 0, 4), (2, 1, 3), (6, 0, 2)];
+    for round in 0..3 {
+        for (kind, information, log_page) in kinds {
+            let heard = bed.facts.counters.events.load(Relaxed);
+            let event = Happening {
+                kind,
+                information,
+                log_page,
+            };
+            bed.model.happen(event, 1);
+            bed.until("it is heard", |bed| {
+                bed.facts.counters.events.load(Relaxed) > heard
+            });
+            bed.pass(Duration::from_millis(500));
+        }
+        assert_eq!(bed.controller.state(), State::Ready, "{round}");
+    }
+    bed.close();
+}

@@ -1,0 +1,278 @@
+//! The keeper: the thread that has a [`Controller`], and the list of those that run.
+//!
+//! A controller is opened by the first unit that wants it and shared by the others; when the last
+//! handle goes, its keeper shuts it down and ends. Whoever opens it again waits for that, and so
+//! does the daemon at its end ([`finish_all`]).
+
+#[expect(
+    clippy::disallowed_types,
+    reason = "opening and closing on the control side only"
+)]
+use std::sync::Mutex;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, PoisonError, Weak};
+use std::thread::{Builder, JoinHandle};
+use std::time::Instant;
+
+use super::any::{AnyBar, AnySpace};
+use super::bar::Bar;
+use super::controller::{Controller, ControllerError};
+use super::dma::DmaSpace;
+use super::facts::{Facts, Limits, Settings};
+use super::link::{Handle, channel};
+
+/// What says how the first initialisation went.
+type Began = SyncSender<Result<Limits, ControllerError>>;
+
+/// Initialises a controller and keeps it in a thread of its own until the last handle goes. Waits
+/// for the initialisation, which its own deadlines bound (CAP.TO, admin timeout).
+///
+/// # Errors
+/// Why it cannot be served. It was let go then.
+pub(crate) fn open<B: Bar, D: DmaSpace>(
+    name: &str,
+    hardware: (Arc<B>, Arc<D>),
+    settings: Settings,
+) -> Result<Arc<Handle<B, D>>, ControllerError> {
+    start(name, hardware, settings).map(|(handle, _)| handle)
+}
+
+/// As [`open`]; the thread ends when the controller is closed.
+pub(crate) fn start<B: Bar, D: DmaSpace>(
+    name: &str,
+    (bar, space): (Arc<B>, Arc<D>),
+    settings: Settings,
+) -> Result<(Arc<Handle<B, D>>, JoinHandle<()>), ControllerError> {
+    let (notes, heard) = channel::<D>();
+    let facts = Arc::new(Facts::default());
+    let (begin, began) = sync_channel(1);
+    let given = (Arc::clone(&bar), Arc::clone(&space));
+    let (called, known) = (name.to_owned(), Arc::clone(&facts));
+    // A life is made and ends on its thread.
+    let keep = move || match Controller::new(&called, given, settings, known, heard) {
+        Ok(controller) => keep(controller, &begin),
+        Err(error) => drop(begin.send(Err(error.into()))),
+    };
+    let thread = Builder::new()
+        .name(format!("nvme {name}"))
+        .spawn(keep)
+        .map_err(|error| ControllerError::Thread(error.to_string()))?;
+    let limits = began.recv().unwrap_or_else(|_| {
+        let why = "it ended before the controller was ready";
+        Err(ControllerError::Thread(why.to_owned()))
+    })?;
+    let handle = Handle::new((bar, space), (settings, limits), facts, notes);
+    Ok((Arc::new(handle), thread))
+}
+
+fn keep<B: Bar, D: DmaSpace>(mut controller: Controller<B, D>, begin: &Began) {
+    let mut begin = Some(begin);
+    loop {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this thread is where the time of its controller comes from"
+        )]
+        let now = Instant::now();
+        let pace = controller.poll(now);
+        let said = match (controller.limits(), controller.ended()) {
+            (_, Some(Err(error))) => Some(Err(error.clone())),
+            (Some(limits), _) => Some(Ok(limits)),
+            (None, _) => None,
+        };
+        if let Some(said) = said
+            && let Some(begin) = begin.take()
+        {
+            // Whoever opens waits for it.
+            let _ = begin.send(said);
+        }
+        if controller.ended().is_some() {
+            return;
+        }
+        controller.rest(pace);
+    }
+}
+
+/// One that runs.
+#[derive(Debug)]
+struct Kept {
+    address: String,
+    handle: Weak<Handle<AnyBar, AnySpace>>,
+    thread: JoinHandle<()>,
+}
+
+#[expect(
+    clippy::disallowed_types,
+    reason = "opening and closing on the control side only"
+)]
+static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
+
+/// The handle of the controller at `address`, which is opened by `hardware` if it is not open yet.
+/// Waits for one that is being closed. For one thread at a time: that which builds the units.
+///
+/// # Errors
+/// Those of `hardware`, and why the controller cannot be served, in words.
+pub(crate) fn open_at(
+    address: &str,
+    settings: Settings,
+    hardware: impl FnOnce() -> Result<(Arc<AnyBar>, Arc<AnySpace>), String>,
+) -> Result<Arc<Handle<AnyBar, AnySpace>>, String> {
+    let known = {
+        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = kept.iter().position(|one| one.address == address);
+        match at.map(|at| kept[at].handle.upgrade()) {
+            Some(Some(handle)) => return Ok(handle),
+            Some(None) => at.map(|at| kept.swap_remove(at)),
+            None => None,
+        }
+    };
+    if let Some(closing) = known {
+        finish(closing);
+    }
+    let (handle, thread) =
+        start(address, hardware()?, settings).map_err(|error| error.to_string())?;
+    let kept = Kept {
+        address: address.to_owned(),
+        handle: Arc::downgrade(&handle),
+        thread,
+    };
+    KEPT.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(kept);
+    Ok(handle)
+}
+
+/// Waits until all controllers without units are shut down: the daemon's last act. Each is bounded
+/// by its own shutdown. Those that are still used stay.
+pub(crate) fn finish_all() {
+    let closing: Vec<_> = {
+        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extract_if(.., |one| one.handle.strong_count() == 0)
+            .collect()
+    };
+    closing.into_iter().for_each(finish);
+}
+
+fn finish(closing: Kept) {
+    if closing.thread.join().is_err() {
+        let controller = closing.address;
+        tracing::error!(controller, "the controller's keeper has panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::backend::nvme::facts::{NamespaceState, Selector, State};
+    use crate::backend::nvme::model::{Model, ModelOptions};
+    use crate::backend::nvme::unit::{Readiness, Unit};
+    use crate::backend::spec::{Kind, OpenError, Spec};
+
+    fn spec(block_size: u32) -> Spec {
+        Spec {
+            block_size,
+            ..Spec::new(Kind::Null { bytes: 0 })
+        }
+    }
+
+    #[test]
+    fn a_controller_is_kept_until_its_last_unit_goes() {
+        let model = Model::new(ModelOptions::default());
+        let worker = model.run_in_background();
+        let hardware = (model.bar(), model.space());
+        let (handle, thread) = start("model", hardware, Settings::default()).unwrap();
+        assert_eq!(handle.limits.queue_pairs, 4);
+        let facts = Arc::clone(&handle.facts);
+        let report = handle.report(Duration::from_secs(60)).unwrap();
+        assert_eq!(report.namespaces.len(), 1);
+        let unit = Unit::open("model", Arc::clone(&handle), Selector::Only).unwrap();
+        let other = Unit::open("model", Arc::clone(&handle), Selector::Only);
+        let Err(OpenError::Nvme { address, why }) = other else {
+            panic!("a namespace has one unit");
+        };
+        assert_eq!(address, "model");
+        assert!(why.contains("belongs to another"), "{why}");
+        assert_eq!(unit.readiness(), Readiness::Ready);
+        unit.namespace.set_state(NamespaceState::Missing);
+        assert_eq!(unit.readiness(), Readiness::Absent);
+        unit.namespace.set_state(NamespaceState::Changed);
+        assert_eq!(unit.readiness(), Readiness::Failed);
+        drop(unit);
+        let again = Unit::open("model", Arc::clone(&handle), Selector::Only).unwrap();
+        drop(again);
+        drop(handle);
+        thread.join().unwrap();
+        assert_eq!(facts.state(), State::Closed);
+        drop(worker);
+        assert_eq!(model.counters().shutdowns, 1);
+        assert_eq!(model.mappings(), 0);
+    }
+
+    #[test]
+    fn a_controller_that_never_becomes_ready_is_not_kept() {
+        let options = ModelOptions {
+            cap_to: 1,
+            mqes: 0,
+            ..ModelOptions::default()
+        };
+        let model = Model::new(options);
+        let hardware = (model.bar(), model.space());
+        let refused = open("model", hardware, Settings::default()).unwrap_err();
+        assert_eq!(refused, ControllerError::QueueEntries(1));
+        assert_eq!(model.mappings(), 0);
+    }
+
+    #[test]
+    fn controllers_are_shared_by_address() {
+        let model = Model::new(ModelOptions::default());
+        let _worker = model.run_in_background();
+        let hardware = || {
+            let bar = Arc::new(AnyBar::Model(model.bar()));
+            Ok((bar, Arc::new(AnySpace::Model(model.space()))))
+        };
+        let open = || open_at("0000:99:00.0", Settings::default(), hardware);
+        let (first, second) = (open().unwrap(), open().unwrap());
+        assert!(Arc::ptr_eq(&first, &second));
+        drop((first, second));
+        // It is shut down first, and its function is in its place again.
+        model.plug();
+        let again = open_at("0000:99:00.0", Settings::default(), || {
+            assert_eq!(model.counters().shutdowns, 1, "whoever opens waits");
+            Err("it is not there".to_owned())
+        });
+        assert_eq!(again.unwrap_err(), "it is not there");
+        finish_all();
+    }
+
+    #[test]
+    fn a_unit_says_what_its_namespace_is() {
+        let mut options = ModelOptions {
+            awupf: 7,
+            mdts: 1,
+            ..ModelOptions::default()
+        };
+        options.namespaces[0].noiob = 8;
+        let model = Model::new(options);
+        let _worker = model.run_in_background();
+        let hardware = (model.bar(), model.space());
+        let (handle, thread) = start("model", hardware, Settings::default()).unwrap();
+        let unit = Unit::open("model", handle, Selector::Only).unwrap();
+        let info = unit.info(&spec(512)).unwrap();
+        assert_eq!((info.block_size, info.blocks), (512, 4096));
+        assert_eq!(info.atomic_write_blocks, 8);
+        assert!(info.write_cache && info.unmap && info.unmap_reads_zeroes);
+        assert_eq!(info.designators.uuid, Some(*b"a model's uuid!!"));
+        let refused = unit.info(&spec(4096)).unwrap_err().to_string();
+        assert!(refused.contains("set block_size = 512"), "{refused}");
+        let through = Spec {
+            write_cache: false,
+            read_only: true,
+            ..spec(512)
+        };
+        let info = unit.info(&through).unwrap();
+        assert!(!info.write_cache && info.read_only && !info.unmap);
+        drop(unit);
+        thread.join().unwrap();
+    }
+}

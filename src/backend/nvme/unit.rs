@@ -1,0 +1,116 @@
+//! [`Unit`]: a namespace that is served, and its controller.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::bar::Bar;
+use super::dma::DmaSpace;
+use super::facts::{Namespace, NamespaceState, Selector, State};
+use super::link::Handle;
+use crate::backend::request::{Designators, DeviceInfo};
+use crate::backend::spec::{OpenError, Spec};
+
+/// How long a namespace may take to be found: a reset may be under way.
+const FIND: Duration = Duration::from_secs(60);
+
+/// What a logical unit has of a controller. The namespace is free again when it goes.
+#[derive(Debug)]
+pub(crate) struct Unit<B: Bar, D: DmaSpace> {
+    /// Of the controller, for messages.
+    name: String,
+    pub(crate) handle: Arc<Handle<B, D>>,
+    pub(crate) namespace: Arc<Namespace>,
+}
+
+/// Whether a unit can be used, and why not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Readiness {
+    Ready,
+    /// Its controller is being reset.
+    Recovering,
+    /// Its controller was given up, or it is another namespace now.
+    Failed,
+    /// Its controller or its namespace was taken away.
+    Absent,
+}
+
+impl<B: Bar, D: DmaSpace> Unit<B, D> {
+    /// Has the namespace `wanted` of the controller `name` served. Waits for the keeper.
+    ///
+    /// # Errors
+    /// Why it cannot be, in the keeper's words.
+    pub(crate) fn open(
+        name: &str,
+        handle: Arc<Handle<B, D>>,
+        wanted: Selector,
+    ) -> Result<Self, OpenError> {
+        let refuse = |why: String| OpenError::Nvme {
+            address: name.to_owned(),
+            why,
+        };
+        let found = handle.find(wanted, FIND);
+        let namespace = found.map_err(|refusal| refuse(refusal.0))?;
+        Ok(Self {
+            name: name.to_owned(),
+            handle,
+            namespace,
+        })
+    }
+
+    /// What the unit says of itself.
+    ///
+    /// # Errors
+    /// That `spec` asks for other blocks than the namespace has.
+    pub(crate) fn info(&self, spec: &Spec) -> Result<DeviceInfo, OpenError> {
+        let (limits, geometry) = (&self.handle.limits, &self.namespace.geometry);
+        let block_size = 1_u32 << geometry.block_shift;
+        if spec.block_size != block_size {
+            let why = format!(
+                "the blocks of its namespace are {block_size} bytes, not block_size = {}; set \
+                 block_size = {block_size}, or format the namespace (nvme format --block-size)",
+                spec.block_size
+            );
+            let address = self.name.clone();
+            return Err(OpenError::Nvme { address, why });
+        }
+        let blocks = self.namespace.blocks();
+        let mut info = spec.info(blocks.saturating_mul(block_size.into()))?;
+        let identifiers = &geometry.identifiers;
+        info.read_only |= self.namespace.state() == NamespaceState::ReadOnly;
+        info.write_cache &= limits.write_cache;
+        info.unmap = limits.deallocate.is_some() && !info.read_only;
+        info.unmap_reads_zeroes = info.unmap && geometry.unmapped_reads_zeroes;
+        info.unmap_granularity = geometry.deallocate_granularity.max(1);
+        // Where there are boundaries, only one block is sure not to cross any.
+        info.atomic_write_blocks = match geometry.atomic_boundary {
+            Some(_) => 1,
+            None => (limits.transfer_bytes / block_size).clamp(1, geometry.atomic_blocks.max(1)),
+        };
+        info.designators = Designators {
+            nguid: identifiers.nguid,
+            eui64: identifiers.eui64,
+            uuid: identifiers.uuid,
+        };
+        Ok(info)
+    }
+
+    /// Whether it can be used now.
+    pub(crate) fn readiness(&self) -> Readiness {
+        match self.handle.facts.state() {
+            State::Starting | State::Recovering => Readiness::Recovering,
+            State::Failed | State::Closed => Readiness::Failed,
+            State::Gone => Readiness::Absent,
+            State::Ready => match self.namespace.state() {
+                NamespaceState::Active | NamespaceState::ReadOnly => Readiness::Ready,
+                NamespaceState::Missing => Readiness::Absent,
+                NamespaceState::Changed => Readiness::Failed,
+            },
+        }
+    }
+}
+
+impl<B: Bar, D: DmaSpace> Drop for Unit<B, D> {
+    fn drop(&mut self) {
+        self.handle.release(self.namespace.geometry.namespace);
+    }
+}
