@@ -1,7 +1,10 @@
 //! What can be opened, by trees that look like /sys; and a real controller, where there is one.
 
 use super::super::bar::{self, Bar, Presence};
+use std::time::{Duration, Instant};
+
 use super::super::dma::{DmaPages, DmaSpace, MapError, Mapping};
+use super::super::spec::{command, registers::offset};
 use super::sysfs::tests::Fake;
 use super::*;
 use crate::mem::{CHUNK_BYTES, Pages, Pool};
@@ -103,12 +106,11 @@ fn serve(bar: &VfioBar, space: &Arc<VfioSpace>) {
     let pages = DmaPages::new(space, 8192, Pages::Normal).unwrap();
     let iova = pages.iova(0..8192).unwrap();
     assert!(iova.0 > 0);
-    // A register is written and is at its default behind the reset.
-    let aqa = super::super::spec::registers::offset::AQA;
-    bar.w32(aqa, 0x001f_001f);
-    assert_eq!(bar.r32(aqa), 0x001f_001f);
+    let mut rings = DmaPages::new(space, 3 * PAGE_BYTES, Pages::Normal).unwrap();
+    identify(bar, &mut rings);
     bar.reset().unwrap();
-    assert_eq!(bar.r32(aqa), 0);
+    assert_eq!(bar.r32(offset::CC), 0, "a register is at its default");
+    assert!(!bar::status(bar).is_ready());
     assert_eq!((bar::capabilities(bar), bar::version(bar)), seen);
     mapping.revoke().unwrap();
     bar.release();
@@ -118,11 +120,55 @@ fn serve(bar: &VfioBar, space: &Arc<VfioSpace>) {
     let held = DmaPages::new(space, 4096, Pages::Normal).unwrap();
     bar.reopen().unwrap();
     assert_eq!((bar::capabilities(bar), bar::version(bar)), seen);
+    // What was mapped before is mapped for the function that came back.
+    identify(bar, &mut rings);
+    bar.reset().unwrap();
+    drop(rings);
     assert_eq!(bar.presence(), Presence::Here);
     assert_eq!(pages.iova(0..8192).unwrap(), iova);
     drop((held, pages));
     let nothing: Result<(), MapError> = space.unmap(&[]);
     assert_eq!(nothing, Ok(()));
+}
+
+/// Enables the controller with admin queues in `rings`, has it identify itself there, and prints
+/// its serial number.
+fn identify(bar: &VfioBar, rings: &mut DmaPages<VfioSpace>) {
+    let at = |page: usize| {
+        let first = page * PAGE_BYTES;
+        rings.iova(first..first + PAGE_BYTES).unwrap().0
+    };
+    let (submissions, completions, data) = (at(0), at(1), at(2));
+    rings.zero(0..3 * PAGE_BYTES);
+    bar.w32(offset::AQA, 0x000f_000f);
+    bar.w64(offset::ASQ, submissions);
+    bar.w64(offset::ACQ, completions);
+    // IOCQES 4, IOSQES 6, EN.
+    bar.w32(offset::CC, 4 << 20 | 6 << 16 | 1);
+    within(|| bar::status(bar).is_ready());
+    let mut entry = command::identify(command::Identify::Controller);
+    entry.set_prps(data, 0);
+    rings.put_command(0, &entry);
+    bar.w32(offset::DOORBELLS, 1);
+    within(|| rings.completion(PAGE_BYTES, true).is_some());
+    let completion = rings.completion(PAGE_BYTES, true).unwrap();
+    assert_eq!(
+        (completion.status().kind(), completion.status().code()),
+        (0, 0)
+    );
+    let mut serial = [0; 20];
+    rings.copy_out(2 * PAGE_BYTES + 4, &mut serial);
+    println!("serial {:?}", String::from_utf8_lossy(&serial).trim());
+    assert!(serial[0].is_ascii_graphic());
+}
+
+/// Looks again and again, for ten seconds at most.
+fn within(mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !done() {
+        assert!(Instant::now() < end, "the controller does not answer");
+        std::thread::yield_now();
+    }
 }
 
 fn bar_address() -> PciAddress {
