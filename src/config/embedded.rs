@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::file::{default_cores, default_limits, default_memory};
 use super::model::{
     Access, Auth, Backend, Config, Cores, Daemon, DigestPolicy, Engine, LogicalUnit, LunMap,
-    MAX_CONNECTIONS_DEFAULT, Placement, Poll, Portal, PortalGroup, ReservationMatching, Target,
-    TargetState, Thin,
+    MAX_CONNECTIONS_DEFAULT, Nvme, Placement, Poll, Portal, PortalGroup, ReservationMatching,
+    Target, TargetState, Thin,
 };
 use super::units::ISCSI_PORT;
 use crate::iscsi::names::IscsiName;
@@ -47,6 +47,7 @@ impl Config {
             limits: default_limits(),
             dpdk: None,
             ports: Vec::new(),
+            nvme: Nvme::default(),
             discovery_auth: Auth::None,
             portal_groups: vec![PortalGroup {
                 tag: 1,
@@ -81,17 +82,22 @@ impl Config {
                 data_digest: DigestPolicy::Optional,
                 max_connections: MAX_CONNECTIONS_DEFAULT,
                 auth: Auth::None,
-                luns: vec![LunMap {
-                    lun: 0,
-                    unit: 0,
-                    read_only: false,
-                    initiators: Vec::new(),
-                    queue_depth: None,
-                }],
+                luns: vec![first_unit()],
                 state: TargetState::Serving,
                 redirect: None,
             }],
         }
+    }
+}
+
+/// The first unit at LUN 0.
+fn first_unit() -> LunMap {
+    LunMap {
+        lun: 0,
+        unit: 0,
+        read_only: false,
+        initiators: Vec::new(),
+        queue_depth: None,
     }
 }
 

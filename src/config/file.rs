@@ -17,7 +17,7 @@ use super::model::{
 };
 use super::reader::{Findings, Section};
 use super::report::{Finding, Report};
-use super::{ports, targets, units};
+use super::{nvme, ports, targets, units};
 use crate::state;
 
 /// The largest configuration file that is read.
@@ -152,6 +152,7 @@ fn read(mut root: Section<'_>, around: &Surroundings) -> Option<Config> {
     let cores = read_cores(root.table("cores", "[cores]"), around);
     let memory = read_memory(root.table("memory", "[memory]"));
     let limits = read_limits(root.table("limits", "[limits]"));
+    let nvme = nvme::read_nvme(root.table("nvme", "[nvme]"));
     let discovery_auth = match root.table("discovery", "[discovery]") {
         Some(mut discovery) => {
             let auth = discovery.table("auth", "[discovery.auth]");
@@ -176,6 +177,7 @@ fn read(mut root: Section<'_>, around: &Surroundings) -> Option<Config> {
         memory,
         limits,
         dpdk: ports.dpdk,
+        nvme,
         ports: ports.ports.into_iter().map(|port| port.value).collect(),
         discovery_auth: discovery_auth?,
         portal_groups: groups.into_iter().map(|group| group.value).collect(),

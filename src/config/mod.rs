@@ -14,6 +14,7 @@ mod file;
 mod model;
 mod names;
 mod networks;
+mod nvme;
 mod ports;
 mod reader;
 mod report;

@@ -5,11 +5,12 @@
 //! - units, targets and portal groups have distinct names and tags, and every reference resolves:
 //!   [`LunMap::unit`] indexes [`Config::logical_units`], [`Target::portal_groups`] holds tags of
 //!   [`Config::portal_groups`];
-//! - no two portal groups can listen on one address, and no backing file is used twice by its path
-//!   (links to the same file are found out when it is opened);
+//! - no two portal groups can listen on one address, and no backing file or NVMe namespace is used
+//!   twice by its name (other names of the same thing are found out when it is opened);
 //! - sizes are whole numbers of logical blocks, names are valid iSCSI names (RFC 7143 §4.2.7);
 //! - secrets were read from their files and are not empty.
 
+mod nvme;
 mod ports;
 
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use super::secret::Secret;
 use crate::iscsi::auth::ChapAlgorithm;
 use crate::iscsi::names::{IscsiName, NamePattern};
 
+pub use nvme::*;
 pub use ports::*;
 
 /// Everything a configuration file can say.
@@ -35,6 +37,7 @@ pub struct Config {
     pub dpdk: Option<Dpdk>,
     /// Those that the daemon drives itself; often none.
     pub ports: Vec<Port>,
+    pub nvme: Nvme,
     /// Authentication of discovery sessions.
     pub discovery_auth: Auth,
     /// At least one, each with at least one portal.
@@ -252,6 +255,14 @@ pub enum Backend {
     },
     /// A block device, as large as it is.
     Block { path: PathBuf, engine: Engine },
+    /// A namespace of a controller that our own driver has, as large as it is.
+    Nvme {
+        /// In full: domain, bus, device, function.
+        address: String,
+        namespace: NvmeNamespace,
+    },
+    /// A namespace of the kernel's driver, by its character device; as large as it is.
+    NvmeKernel { path: PathBuf },
 }
 
 /// How a file or block device is driven.

@@ -244,7 +244,7 @@ fn read_device(section: &mut Section<'_>, devices: &mut Vec<At<String>>) -> Opti
 }
 
 /// A PCI address in full: domain, bus, device, function.
-fn read_pci(section: &Section<'_>, text: &At<&str>) -> Option<String> {
+pub(super) fn read_pci(section: &Section<'_>, text: &At<&str>) -> Option<String> {
     let parts: Vec<&str> = text.value.split([':', '.']).collect();
     let number = |text: &str, digits: usize| {
         let hexadecimal = text.len() <= digits && text.chars().all(|c| c.is_ascii_hexdigit());

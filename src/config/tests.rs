@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::*;
 use crate::iscsi::auth::ChapAlgorithm;
 
+mod nvme;
 mod space;
 
 const GOOD: &str = r#"
@@ -457,11 +458,6 @@ fn logical_units_and_their_backends() {
         backend,
         "{ type = \"flie\", path = \"a\" }",
         "7:20 type cannot be \"flie\" | did you mean \"file\"?",
-    );
-    one(
-        backend,
-        "{ type = \"nvme\", path = \"a\" }",
-        "7:20 backend type \"nvme\" needs the feature `nvme`",
     );
     one(
         backend,

@@ -11,6 +11,7 @@ use super::model::{
     SoftThreshold, Thin,
 };
 use super::networks::Own;
+use super::nvme;
 use super::reader::{At, Section};
 use super::report::{Finding, Span};
 use super::suggest::nearest;
@@ -217,7 +218,7 @@ pub(super) fn read_logical_units(root: &mut Section<'_>, state_dir: &Path) -> Ve
     }
     let mut units: Vec<At<LogicalUnit>> = Vec::with_capacity(sections.len());
     let mut serials: Vec<At<String>> = Vec::new();
-    let mut paths: Vec<At<PathBuf>> = Vec::new();
+    let mut taken = Taken::default();
     for mut section in sections.into_iter().take(UNITS_MAX) {
         let name = read_name(&mut section, &units);
         let block_size = read_block_size(&mut section, "block_size", 512);
@@ -230,19 +231,7 @@ pub(super) fn read_logical_units(root: &mut Section<'_>, state_dir: &Path) -> Ve
             .map_or(ReservationMatching::Port, |matching| matching.value);
         let removable = section.boolean("removable").unwrap_or(false);
         let long_cdbs = section.boolean("long_cdbs").unwrap_or(false);
-        let backend = match section.table("backend", "the backend") {
-            Some(backend) => read_backend(backend, block_size, state_dir, &mut paths),
-            None => {
-                if !section.has("backend") {
-                    section.missing(
-                        "backend",
-                        "say what holds the blocks, as in\n\
-                         backend = { type = \"file\", path = \"disk0.img\", size = \"1GiB\" }",
-                    );
-                }
-                None
-            }
-        };
+        let backend = read_what_holds_it(&mut section, block_size, state_dir, &mut taken);
         let explicit_alua = section.boolean("explicit_alua").unwrap_or(false);
         let thin = section.table("thin", "[logical_unit.thin]");
         let thin = thin.map_or_else(Thin::default, |thin| read_thin(thin, backend.as_ref()));
@@ -273,6 +262,42 @@ pub(super) fn read_logical_units(root: &mut Section<'_>, state_dir: &Path) -> Ve
     units
 }
 
+/// What units before this one have.
+#[derive(Debug, Default)]
+struct Taken {
+    paths: Vec<At<PathBuf>>,
+    namespaces: Vec<nvme::Taken>,
+}
+
+/// `backend`, or `nvme` in its place. `None` only when an error was reported.
+fn read_what_holds_it(
+    section: &mut Section<'_>,
+    block_size: u32,
+    state_dir: &Path,
+    taken: &mut Taken,
+) -> Option<Backend> {
+    if section.has("nvme") && section.has("backend") {
+        let message = "backend and nvme both say what holds the blocks";
+        let finding = Finding::error(section.key_span("nvme"), message);
+        section.report(finding.help("leave one of them out"));
+    }
+    let backend = match section.table("backend", "the backend") {
+        Some(backend) => return read_backend(backend, block_size, state_dir, taken),
+        None if section.has("nvme") => {
+            return nvme::read_namespace(section, "nvme", &mut taken.namespaces);
+        }
+        None => None,
+    };
+    if !section.has("backend") {
+        section.missing(
+            "backend",
+            "say what holds the blocks, as in\n\
+             backend = { type = \"file\", path = \"disk0.img\", size = \"1GiB\" }",
+        );
+    }
+    backend
+}
+
 fn read_thin(mut section: Section<'_>, backend: Option<&Backend>) -> Thin {
     let thin = Thin {
         soft_threshold: read_soft_threshold(&mut section),
@@ -281,7 +306,15 @@ fn read_thin(mut section: Section<'_>, backend: Option<&Backend>) -> Thin {
             .choice("out_of_space", &OUT_OF_SPACE)
             .map_or_else(OutOfSpace::default, |choice| choice.value),
     };
-    let silent = matches!(backend, Some(Backend::Null { .. } | Backend::Block { .. }));
+    let silent = match backend {
+        Some(Backend::Memory { .. } | Backend::File { .. }) | None => false,
+        Some(
+            Backend::Null { .. }
+            | Backend::Block { .. }
+            | Backend::Nvme { .. }
+            | Backend::NvmeKernel { .. },
+        ) => true,
+    };
     let at = ["soft_threshold", "capacity"];
     if let Some(key) = at.into_iter().find(|key| silent && section.has(key)) {
         let message = format!("{key} needs a backend that says how much space it uses");
@@ -414,13 +447,17 @@ enum Kind {
     Null,
     File,
     Block,
+    Nvme,
+    NvmeKernel,
 }
 
-const KINDS: [(&str, Kind); 4] = [
+const KINDS: [(&str, Kind); 6] = [
     ("file", Kind::File),
     ("block", Kind::Block),
     ("memory", Kind::Memory),
     ("null", Kind::Null),
+    ("nvme", Kind::Nvme),
+    ("nvme-kernel", Kind::NvmeKernel),
 ];
 const MATCHINGS: [(&str, ReservationMatching); 2] = [
     ("port", ReservationMatching::Port),
@@ -437,19 +474,12 @@ fn read_backend(
     mut section: Section<'_>,
     block_size: u32,
     state_dir: &Path,
-    paths: &mut Vec<At<PathBuf>>,
+    taken: &mut Taken,
 ) -> Option<Backend> {
-    let help = "say what kind it is: type = \"file\", \"block\", \"memory\" or \"null\"";
+    let help = "say what kind it is: type = \"file\", \"block\", \"nvme\", \"nvme-kernel\", \
+                \"memory\" or \"null\"";
     let kind = section.required_text("type", help)?;
-    if kind.value == "nvme" {
-        let message = "backend type \"nvme\" needs the feature `nvme`";
-        section.report(
-            Finding::error(kind.span, message)
-                .label("this build does not have it")
-                .help("use type = \"block\" with the kernel's device, such as /dev/nvme0n1"),
-        );
-        return None;
-    }
+    let paths = &mut taken.paths;
     let kind = section.choose("type", &kind, &KINDS)?;
     let backend = match kind {
         Kind::Memory | Kind::Null => {
@@ -484,6 +514,11 @@ fn read_backend(
                 engine,
                 direct,
             })
+        }
+        Kind::Nvme => nvme::read_namespace(&mut section, "address", &mut taken.namespaces),
+        Kind::NvmeKernel => {
+            let path = read_path(&mut section, state_dir, paths);
+            path.map(|path| Backend::NvmeKernel { path: path.value })
         }
         Kind::Block => {
             let path = read_path(&mut section, state_dir, paths);

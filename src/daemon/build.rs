@@ -75,7 +75,7 @@ pub(super) fn units(config: &Config, state: &StateDir, hooks: &Hooks) -> Result<
         .map_err(|error| {
             StartError::new(format!("logical_unit \"{}\": serial: {error}", unit.name))
         })?;
-        match Backing::open(&spec(unit)) {
+        match Backing::open(&spec(unit)?) {
             Ok(backing) => {
                 let backing = hooks.wrap(&unit.name, backing);
                 for note in backing.notes() {
@@ -179,7 +179,7 @@ fn restore(
     Ok(())
 }
 
-fn spec(unit: &config::LogicalUnit) -> Spec {
+fn spec(unit: &config::LogicalUnit) -> Result<Spec, StartError> {
     let engine = |engine: config::Engine| match engine {
         config::Engine::Auto => Engine::Auto,
         config::Engine::IoUring => Engine::IoUring,
@@ -206,14 +206,19 @@ fn spec(unit: &config::LogicalUnit) -> Spec {
             path: path.clone(),
             engine: engine(*wanted),
         },
+        config::Backend::Nvme { .. } | config::Backend::NvmeKernel { .. } => {
+            let name = &unit.name;
+            let message = format!("logical_unit \"{name}\": this build has no NVMe driver");
+            return Err(StartError::new(message));
+        }
     };
-    Spec {
+    Ok(Spec {
         kind,
         block_size: unit.block_size,
         physical_block_size: unit.physical_block_size,
         read_only: unit.read_only,
         write_cache: unit.write_cache,
-    }
+    })
 }
 
 /// The target nodes and portal groups.
