@@ -15,7 +15,7 @@ mod memory;
     dead_code,
     reason = "its keeper and its queue pairs are built on what is here"
 )]
-mod nvme;
+pub(crate) mod nvme;
 pub mod request;
 mod set;
 mod space;

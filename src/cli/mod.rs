@@ -6,6 +6,7 @@
 mod check;
 mod connect;
 mod embedded;
+mod nvme;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -83,6 +84,11 @@ enum Command {
         #[arg(long)]
         file_only: bool,
     },
+    /// Show NVMe controllers, and hand them over to the daemon and back
+    Nvme {
+        #[command(subcommand)]
+        command: nvme::Command,
+    },
     /// Print a completion script for a shell
     Completions { shell: Shell },
     /// Print the manual page
@@ -111,6 +117,7 @@ pub fn main() -> ExitCode {
                     let machine = (!file_only).then(|| check::Tree::new(Path::new("/")));
                     check(&cli.common, file, machine.as_ref(), colour)
                 }
+                Command::Nvme { command } => nvme::run(&command),
                 Command::Completions { shell } => completions(shell),
                 Command::Man => man(),
                 Command::Run(_) => EXIT_OK,

@@ -1,5 +1,5 @@
 //! Whether this machine can do what a configuration asks of it: CPUs, huge pages, network cards,
-//! TAP devices, privileges.
+//! TAP devices, NVMe controllers, privileges.
 //!
 //! Everything is read below a root that is given, `/` outside tests, and nothing is changed. What
 //! it finds is true of the process that looks: run it as the user that the daemon runs as, while
@@ -8,6 +8,7 @@
 mod cpus;
 mod interfaces;
 mod memory;
+mod nvme;
 mod pci;
 mod privileges;
 mod tree;
@@ -81,6 +82,7 @@ pub(super) fn machine(config: &Config, tree: &Tree) -> Vec<Found> {
         }
         interfaces::check_addresses(port, tree, &mut found);
     }
+    nvme::check(config, tree, &mut found);
     privileges::check(config, tree, &mut found);
     found
 }

@@ -5,9 +5,9 @@ use super::interfaces::{Use, used_for};
 use super::{Found, Tree};
 use crate::config::{Config, Port};
 
-const DEVICES: &str = "sys/bus/pci/devices";
+pub(super) const DEVICES: &str = "sys/bus/pci/devices";
 /// Drivers that give a card to user space.
-const VFIO: &str = "vfio-pci";
+pub(super) const VFIO: &str = "vfio-pci";
 const UIO: [&str; 2] = ["uio_pci_generic", "igb_uio"];
 /// Drivers of the kernel that keep the card and share it with DPDK.
 const BIFURCATED: [&str; 3] = ["mlx5_core", "mlx4_core", "mana"];
@@ -41,7 +41,7 @@ pub(super) fn check(
     }
     let driver = tree.link(&format!("{path}/driver"));
     match driver.as_deref() {
-        Some(VFIO) => check_vfio(port, address, tree, found),
+        Some(VFIO) => check_vfio(&format!("port {name}"), address, tree, found),
         Some(driver) if UIO.contains(&driver) => found.push(Found::warning(
             format!("port {name}: {address} is bound to {driver}, which no IOMMU guards"),
             format!(
@@ -145,12 +145,12 @@ fn check_bifurcated(port: &Port, address: &str, driver: &str, tree: &Tree, found
     }
 }
 
-fn check_vfio(port: &Port, address: &str, tree: &Tree, found: &mut Vec<Found>) {
-    let name = &port.name;
+/// Whether vfio can give the device at `address` to this process; `name` begins what is found.
+pub(super) fn check_vfio(name: &str, address: &str, tree: &Tree, found: &mut Vec<Found>) {
     let unsafe_mode = "sys/module/vfio/parameters/enable_unsafe_noiommu_mode";
     let Some(group) = tree.link(&format!("{DEVICES}/{address}/iommu_group")) else {
         found.push(Found::error(
-            format!("port {name}: {address} is in no IOMMU group: the IOMMU is off"),
+            format!("{name}: {address} is in no IOMMU group: the IOMMU is off"),
             "turn it on in the firmware (VT-d, AMD-Vi) and on the kernel's command line: \
              intel_iommu=on iommu=pt (AMD: iommu=pt)",
         ));
@@ -158,7 +158,7 @@ fn check_vfio(port: &Port, address: &str, tree: &Tree, found: &mut Vec<Found>) {
     };
     if tree.text(unsafe_mode).as_deref() == Some("Y") {
         found.push(Found::warning(
-            format!("port {name}: vfio works without an IOMMU here"),
+            format!("{name}: vfio works without an IOMMU here"),
             "a card that errs may write anywhere; fit for trials only",
         ));
     }
@@ -170,7 +170,7 @@ fn check_vfio(port: &Port, address: &str, tree: &Tree, found: &mut Vec<Found>) {
         };
         found.push(Found::error(
             format!(
-                "port {name}: {address} shares IOMMU group {group} with {member}, which is bound \
+                "{name}: {address} shares IOMMU group {group} with {member}, which is bound \
                  to {driver}"
             ),
             format!(
@@ -183,7 +183,7 @@ fn check_vfio(port: &Port, address: &str, tree: &Tree, found: &mut Vec<Found>) {
         let unguarded = format!("dev/vfio/noiommu-{group}");
         if !tree.usable(&file) && !tree.usable(&unguarded) {
             found.push(Found::error(
-                format!("port {name}: /{file} may not be opened by this user"),
+                format!("{name}: /{file} may not be opened by this user"),
                 format!(
                     "a udev rule gives it to a group, SUBSYSTEM==\"vfio\", GROUP=\"vfio\", \
                      MODE=\"0660\"; SupplementaryGroups=vfio and DeviceAllow=/{file} rw in the \

@@ -1,6 +1,6 @@
 //! What the process may do: lock memory for cards, open TAP devices and packet sockets.
 
-use super::{Found, Tree};
+use super::{Found, Tree, nvme};
 use crate::config::{Config, Device};
 
 const STATUS: &str = "proc/self/status";
@@ -35,10 +35,10 @@ pub(super) fn check(config: &Config, tree: &Tree, found: &mut Vec<Found>) {
 fn check_locked_memory(config: &Config, tree: &Tree, found: &mut Vec<Found>) {
     let pci = |device: &Device| matches!(device, Device::Pci(_));
     let card = config.ports.iter().any(|port| pci(&port.device));
-    let Some(dpdk) = config.dpdk.as_ref().filter(|_| card) else {
-        return;
-    };
-    if has(tree, Capability::IpcLock) {
+    let dpdk = config.dpdk.as_ref().filter(|_| card);
+    // Each controller reaches the pools by itself.
+    let controllers = nvme::controllers(config).len();
+    if (dpdk.is_none() && controllers == 0) || has(tree, Capability::IpcLock) {
         return;
     }
     // "Max locked memory  8388608  8388608  bytes": the soft limit comes first.
@@ -49,7 +49,8 @@ fn check_locked_memory(config: &Config, tree: &Tree, found: &mut Vec<Found>) {
         return;
     };
     let pools = config.memory.pool_bytes_per_core * config.cores.list.count();
-    let needed = dpdk.memory_bytes.saturating_add(pools) as u64;
+    let of_cards = dpdk.map_or(0, |dpdk| dpdk.memory_bytes.saturating_add(pools));
+    let needed = of_cards.saturating_add(pools.saturating_mul(controllers)) as u64;
     if needed > soft {
         const MIB: u64 = 1024 * 1024;
         found.push(Found::error(

@@ -670,3 +670,108 @@ fn numbers_are_written_as_ranges() {
     assert_eq!(ranges(&[5, 3, 4, 8, 8]), "3-5,8");
     assert_eq!(ranges(&[]), "");
 }
+
+/// One unit on a controller of our own.
+const FLASH: &str = r#"
+[memory]
+pool_mib_per_core = 64
+[[portal_group]]
+tag = 1
+portals = ["10.0.0.2"]
+[[logical_unit]]
+name = "flash"
+nvme = "0000:5e:00.0"
+namespace = 1
+[[logical_unit]]
+name = "more"
+nvme = "0000:5e:00.0"
+namespace = 2
+[[target]]
+name = "iqn.2026-11.io.iiblockdaemon:flash"
+[[target.lun]]
+lun = 0
+unit = "flash"
+[[target.lun]]
+lun = 1
+unit = "more"
+"#;
+
+#[test]
+fn a_controller_has_to_be_there_and_ours() {
+    let fake = Fake::server();
+    let absent = "error: logical_unit flash: there is no PCI device 0000:5e:00.0";
+    one(FLASH, &fake, absent, "iiblockdaemon nvme list");
+    fake.card("0000:5e:00.0", 0, 50);
+    let network = "error: logical_unit flash: 0000:5e:00.0 is no NVMe controller (PCI class 0x02";
+    one(FLASH, &fake, network, "nvme list");
+    let device = "sys/bus/pci/devices/0000:5e:00.0";
+    fake.file(&format!("{device}/class"), "0x010802\n");
+    assert_eq!(found(FLASH, &fake), [""; 0]);
+    fake.link(&format!("{device}/driver"), "../../../bus/pci/drivers/nvme");
+    let kernels = "error: logical_unit flash: 0000:5e:00.0 is bound to nvme";
+    one(
+        FLASH,
+        &fake,
+        kernels,
+        "iiblockdaemon nvme bind 0000:5e:00.0",
+    );
+    fake.remove(&format!("{device}/driver"));
+    one(
+        FLASH,
+        &fake,
+        "error: logical_unit flash: 0000:5e:00.0 is bound to no driver",
+        "bind",
+    );
+}
+
+#[test]
+fn a_controller_is_guarded_and_may_be_opened() {
+    let fake = Fake::server();
+    fake.card("0000:5e:00.0", 0, 50);
+    let device = "sys/bus/pci/devices/0000:5e:00.0";
+    fake.file(&format!("{device}/class"), "0x010802\n");
+    fake.remove("dev/vfio/50");
+    let closed = "error: logical_unit flash: /dev/vfio/50 may not be opened by this user";
+    one(FLASH, &fake, closed, "DeviceAllow=/dev/vfio/50 rw");
+    fake.file("dev/vfio/50", "");
+    for (name, value) in [
+        ("current_link_speed", "8.0 GT/s PCIe\n"),
+        ("max_link_speed", "16.0 GT/s PCIe\n"),
+        ("current_link_width", "4\n"),
+        ("max_link_width", "4\n"),
+    ] {
+        fake.file(&format!("{device}/{name}"), value);
+    }
+    let slow = "warning: logical_unit flash: the link of 0000:5e:00.0 is at 8.0 GT/s PCIe, 4 lanes";
+    one(FLASH, &fake, slow, "16.0 GT/s PCIe");
+    fake.file(&format!("{device}/current_link_speed"), "16.0 GT/s PCIe\n");
+    fake.file(
+        "proc/self/limits",
+        "Max locked memory         8388608              8388608              bytes\n",
+    );
+    let locked = "error: this process may lock 8 MiB of memory, and cards reach ";
+    one(FLASH, &fake, locked, "LimitMEMLOCK=infinity");
+    fake.link(&format!("{device}/iommu_group"), "../../groups/50");
+    fake.file("sys/bus/groups/50/name", "vfio-noiommu\n");
+    let unguarded = found(FLASH, &fake);
+    let expected = "error: logical_unit flash: no IOMMU guards the machine from 0000:5e:00.0";
+    assert!(unguarded[0].starts_with(expected), "{unguarded:#?}");
+}
+
+#[test]
+fn a_device_of_the_kernels_driver_may_be_opened() {
+    let text = FLASH
+        .replace(
+            "nvme = \"0000:5e:00.0\"\nnamespace = 1",
+            "backend = { type = \"memory\", size = 4096 }",
+        )
+        .replace(
+            "nvme = \"0000:5e:00.0\"\nnamespace = 2",
+            "backend = { type = \"nvme-kernel\", path = \"/dev/ng0n1\" }",
+        );
+    let fake = Fake::server();
+    let closed = "error: logical_unit more: /dev/ng0n1 may not be opened";
+    one(&text, &fake, closed, "/dev/ng0n1 (Linux 5.13 or newer)");
+    fake.file("dev/ng0n1", "");
+    assert_eq!(found(&text, &fake), [""; 0]);
+}

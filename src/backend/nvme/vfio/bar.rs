@@ -1,11 +1,13 @@
 //! [`VfioBar`]: the registers of a function that VFIO has given to this process.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::super::bar::{Bar, Presence, ReopenError, ResetError};
+use super::super::bar::{self, Bar, Presence, ReopenError, ResetError};
 use super::opened::{Events, Opened};
 use super::space::VfioSpace;
+use super::sysfs::Function;
 use super::window::Window;
 use super::{OpenError, OpenOptions, PciAddress, function_at};
 
@@ -119,6 +121,14 @@ impl Bar for VfioBar {
 
     fn release(&self) {
         self.let_go();
+    }
+
+    fn function(&self) -> Option<bar::Function> {
+        let function = Function::read(Path::new("/"), self.address)?;
+        Some(bar::Function {
+            vendor: function.vendor,
+            device: function.device,
+        })
     }
 
     fn reopen(&self) -> Result<(), ReopenError> {

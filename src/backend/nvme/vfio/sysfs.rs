@@ -68,7 +68,7 @@ impl Function {
             // -1 where it is of none.
             numa_node: text(&dir.join("numa_node")).and_then(|node| node.parse().ok()),
             link: read_link(&dir),
-            character: first_name(&dir.join("vfio-dev")),
+            character: device_file(&dir.join("vfio-dev")),
         })
     }
 
@@ -118,9 +118,11 @@ pub(crate) fn link_name(path: &Path) -> Option<String> {
     Some(target.file_name()?.to_string_lossy().into_owned())
 }
 
-fn first_name(dir: &Path) -> Option<String> {
-    let entry = fs::read_dir(dir).ok()?.flatten().next()?;
-    entry.file_name().into_string().ok()
+/// The name of the device that has a number; kernels without such files list it without one.
+fn device_file(dir: &Path) -> Option<String> {
+    let mut entries = fs::read_dir(dir).ok()?.flatten();
+    let numbered = entries.find(|entry| entry.path().join("dev").exists())?;
+    numbered.file_name().into_string().ok()
 }
 
 #[cfg(test)]
@@ -184,6 +186,8 @@ pub(super) mod tests {
             &format!("{dir}/iommu_group"),
             "../../../../kernel/iommu_groups/42",
         );
+        fake.file(&format!("{dir}/vfio-dev/vfio3/uevent"), "");
+        assert_eq!(read().character, None, "a kernel without device files");
         fake.file(&format!("{dir}/vfio-dev/vfio3/dev"), "511:3\n");
         for (name, value) in [
             ("current_link_speed", "8.0 GT/s PCIe\n"),

@@ -1,0 +1,350 @@
+//! A machine of files, with a kernel that binds drivers.
+
+use std::cell::RefCell;
+use std::os::unix::fs::symlink;
+
+use tempfile::TempDir;
+
+use super::*;
+
+const ADDRESS: &str = "0000:5e:00.0";
+const DEVICES: &str = "sys/bus/pci/devices";
+
+/// Does with /sys what the kernel would.
+#[derive(Debug)]
+struct Fake {
+    dir: TempDir,
+    /// Device files that somebody has.
+    held: RefCell<Vec<String>>,
+    /// The driver that takes controllers that have no override.
+    default: RefCell<&'static str>,
+    /// What cannot be written.
+    refuses: RefCell<&'static str>,
+}
+
+impl Fake {
+    fn root(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn file(&self, path: &str, text: &str) {
+        let path = self.root().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn link(&self, path: &str, to: &str) {
+        let path = self.root().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let _ = fs::remove_file(&path);
+        symlink(to, path).unwrap();
+    }
+
+    /// A controller that the kernel has, with a disk of two partitions.
+    fn new() -> Self {
+        let fake = Self {
+            dir: tempfile::tempdir().unwrap(),
+            held: RefCell::default(),
+            default: RefCell::new("nvme"),
+            refuses: RefCell::new("nothing"),
+        };
+        let device = format!("{DEVICES}/{ADDRESS}");
+        fake.file(&format!("{device}/vendor"), "0x144d\n");
+        fake.file(&format!("{device}/device"), "0xa826\n");
+        fake.file(&format!("{device}/class"), "0x010802\n");
+        fake.file(&format!("{device}/numa_node"), "1\n");
+        fake.file(&format!("{device}/driver_override"), "(null)\n");
+        fake.link(
+            &format!("{device}/iommu_group"),
+            "../../../../kernel/iommu_groups/42",
+        );
+        fake.file("sys/bus/pci/drivers/vfio-pci/module", "");
+        fake.file("sys/bus/pci/drivers/nvme/module", "");
+        fake.file(&format!("sys/kernel/iommu_groups/42/devices/{ADDRESS}"), "");
+        fake.file("dev/vfio/42", "");
+        fake.file("dev/nvme0n1", "");
+        fake.file(
+            "proc/swaps",
+            "Filename Type Size Used Priority\n/dev/sda2 partition 1 0 -2\n",
+        );
+        fake.file(
+            "proc/self/mountinfo",
+            "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n23 22 0:5 / /proc rw - proc proc rw\n",
+        );
+        for (name, number) in [
+            ("nvme0n1", "259:0"),
+            ("nvme0n1p1", "259:1"),
+            ("nvme0n1p2", "259:2"),
+        ] {
+            fake.file(
+                &format!("sys/class/block/{name}/dev"),
+                &format!("{number}\n"),
+            );
+            fake.file(&format!("sys/class/block/nvme0n1/{name}/partition"), "");
+        }
+        fake.driver("nvme");
+        fake
+    }
+
+    fn driver(&self, driver: &str) {
+        let device = format!("{DEVICES}/{ADDRESS}");
+        let _ = fs::remove_file(self.root().join(format!("{device}/driver")));
+        let _ = fs::remove_dir_all(self.root().join(format!("{device}/nvme")));
+        if !driver.is_empty() {
+            self.link(
+                &format!("{device}/driver"),
+                &format!("../../drivers/{driver}"),
+            );
+        }
+        if driver == "nvme" {
+            for (name, text) in [
+                ("model", "SSD 9\n"),
+                ("serial", "S1 \n"),
+                ("firmware_rev", "F2\n"),
+            ] {
+                self.file(&format!("{device}/nvme/nvme0/{name}"), text);
+            }
+            self.file(&format!("{device}/nvme/nvme0/nvme0c0n1/x"), "");
+            self.file(&format!("{device}/nvme/nvme0/ng0n1/x"), "");
+        }
+    }
+
+    fn machine(&self) -> Machine<'_> {
+        Machine {
+            root: self.root().to_owned(),
+            bus: self,
+        }
+    }
+
+    fn bind(&self) -> Result<String, String> {
+        binding::bind(&self.machine(), ADDRESS.parse().unwrap())
+    }
+
+    fn unbind(&self) -> Result<String, String> {
+        binding::unbind(&self.machine(), ADDRESS.parse().unwrap())
+    }
+
+    /// (driver, override)
+    fn state(&self) -> (String, String) {
+        let device = format!("{DEVICES}/{ADDRESS}");
+        let driver = fs::read_link(self.root().join(format!("{device}/driver")));
+        let driver = driver.map(|to| to.file_name().unwrap().to_string_lossy().into_owned());
+        let text = self.machine().text(&format!("{device}/driver_override"));
+        (driver.unwrap_or_default(), text.unwrap())
+    }
+}
+
+impl Bus for Fake {
+    fn write(&self, path: &Path, text: &str) -> io::Result<()> {
+        let below = path.strip_prefix(self.root()).unwrap().to_str().unwrap();
+        if below.ends_with(*self.refuses.borrow()) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let device = format!("{DEVICES}/{ADDRESS}");
+        if below == format!("{device}/driver_override") {
+            fs::write(path, text)?;
+        } else if below == format!("{device}/driver/unbind") {
+            assert_eq!(text, ADDRESS);
+            self.driver("");
+        } else if below == "sys/bus/pci/drivers_probe" {
+            assert_eq!(text, ADDRESS);
+            let (driver, wanted) = self.state();
+            assert_eq!(driver, "", "it is free");
+            match wanted.as_str() {
+                "" => self.driver(*self.default.borrow()),
+                "vfio-pci" if *self.refuses.borrow() == "vfio-pci" => {}
+                wanted => self.driver(wanted),
+            }
+        } else {
+            panic!("{below}");
+        }
+        Ok(())
+    }
+
+    fn is_held(&self, path: &Path) -> bool {
+        let below = path.strip_prefix(self.root()).unwrap().to_str().unwrap();
+        self.held.borrow().iter().any(|held| held == below)
+    }
+}
+
+fn pair(driver: &str, wanted: &str) -> (String, String) {
+    (driver.to_owned(), wanted.to_owned())
+}
+
+#[test]
+fn a_controller_is_given_to_vfio_and_back() {
+    let fake = Fake::new();
+    let text = fake.bind().unwrap();
+    assert!(
+        text.contains("is with vfio-pci now, before with nvme"),
+        "{text}"
+    );
+    assert!(text.contains("give it back with: iiblockdaemon nvme unbind 0000:5e:00.0"));
+    assert_eq!(fake.state(), pair("vfio-pci", "vfio-pci"));
+    assert!(fake.bind().unwrap().contains("already"));
+    assert_eq!(fake.unbind().unwrap(), "0000:5e:00.0 is with nvme now\n");
+    assert_eq!(fake.state(), pair("nvme", ""));
+    assert!(fake.unbind().unwrap().contains("is with nvme already"));
+}
+
+#[test]
+fn what_the_host_uses_is_not_taken() {
+    let refused = |fake: &Fake, why: &str| {
+        let error = fake.bind().unwrap_err();
+        assert!(
+            error.contains("is used by this host") && error.contains(why),
+            "{error}\n{why}"
+        );
+        assert_eq!(fake.state(), pair("nvme", "(null)"));
+    };
+    let fake = Fake::new();
+    fake.file(
+        "proc/self/mountinfo",
+        "22 1 259:1 / /srv rw,x - ext4 /dev/nvme0n1p1 rw\n",
+    );
+    refused(&fake, "/dev/nvme0n1p1 is mounted at /srv");
+    // btrfs has numbers of its own.
+    fake.file(
+        "proc/self/mountinfo",
+        "22 1 0:40 / /data rw - btrfs /dev/nvme0n1 rw\n",
+    );
+    refused(&fake, "/dev/nvme0n1 is mounted at /data");
+    fake.file("proc/self/mountinfo", "");
+    fake.file("sys/fs/btrfs/0a1b/devices/nvme0n1p2", "");
+    refused(&fake, "/dev/nvme0n1p2 is a part of the mounted btrfs 0a1b");
+    let fake = Fake::new();
+    fake.file(
+        "proc/swaps",
+        "Filename Type\n/dev/nvme0n1p2 partition 1 0 -2\n",
+    );
+    refused(&fake, "/dev/nvme0n1p2 is swap space");
+    let fake = Fake::new();
+    fake.file("sys/class/block/nvme0n1p1/holders/dm-3", "");
+    fake.file("sys/class/block/dm-3/dm/name", "vg0-root\n");
+    refused(
+        &fake,
+        "/dev/nvme0n1p1 is a part of dm-3 (device mapper: vg0-root)",
+    );
+    fake.file("sys/class/block/nvme0n1/holders/md127", "");
+    refused(&fake, "/dev/nvme0n1 is a part of md127");
+    let fake = Fake::new();
+    fake.held.borrow_mut().push("dev/nvme0n1".to_owned());
+    refused(&fake, "/dev/nvme0n1 is held by a file system or a process");
+}
+
+#[test]
+fn a_controller_that_is_not_taken_stays_the_kernels() {
+    let fake = Fake::new();
+    *fake.refuses.borrow_mut() = "vfio-pci";
+    let error = fake.bind().unwrap_err();
+    assert!(
+        error.contains("vfio-pci did not take 0000:5e:00.0; it is as it was"),
+        "{error}"
+    );
+    assert_eq!(fake.state(), pair("nvme", ""));
+    *fake.refuses.borrow_mut() = "driver_override";
+    let error = fake.bind().unwrap_err();
+    assert!(error.contains("this needs root"), "{error}");
+    assert_eq!(fake.state(), pair("nvme", ""));
+    *fake.refuses.borrow_mut() = "driver/unbind";
+    let error = fake.bind().unwrap_err();
+    assert!(error.contains("taking it from nvme: "), "{error}");
+    assert!(
+        error.ends_with("this needs root; it is as it was"),
+        "{error}"
+    );
+    assert_eq!(fake.state().0, "nvme");
+    let fake = Fake::new();
+    fs::remove_dir_all(fake.root().join("sys/bus/pci/drivers/vfio-pci")).unwrap();
+    assert!(fake.bind().unwrap_err().contains("modprobe vfio-pci"));
+    let fake = Fake::new();
+    fs::remove_file(fake.root().join(format!("{DEVICES}/{ADDRESS}/iommu_group"))).unwrap();
+    assert!(fake.bind().unwrap_err().contains("the IOMMU is off"));
+    fake.file(&format!("{DEVICES}/{ADDRESS}/class"), "0x020000\n");
+    assert!(fake.bind().unwrap_err().contains("is no NVMe controller"));
+    let absent = binding::bind(&fake.machine(), "0000:00:1f.7".parse().unwrap());
+    assert!(
+        absent
+            .unwrap_err()
+            .contains("there is no PCI device 0000:00:1f.7")
+    );
+}
+
+#[test]
+fn a_controller_in_use_is_not_given_back() {
+    let fake = Fake::new();
+    fake.bind().unwrap();
+    fake.held.borrow_mut().push("dev/vfio/42".to_owned());
+    let error = fake.unbind().unwrap_err();
+    assert!(error.contains("a process has /dev/vfio/42 open"), "{error}");
+    assert_eq!(fake.state(), pair("vfio-pci", "vfio-pci"));
+    fake.held.borrow_mut().clear();
+    // The kernel's driver is not loaded.
+    *fake.default.borrow_mut() = "";
+    assert!(fake.unbind().unwrap_err().contains("modprobe nvme"));
+    assert_eq!(fake.state(), pair("", ""));
+    *fake.default.borrow_mut() = "nvme";
+    assert_eq!(fake.unbind().unwrap(), "0000:5e:00.0 is with nvme now\n");
+}
+
+#[test]
+fn neighbours_in_the_group_are_named() {
+    let fake = Fake::new();
+    let other = "0000:5e:00.1";
+    let device = format!("{DEVICES}/{other}");
+    for (name, text) in [
+        ("vendor", "0x1\n"),
+        ("device", "0x2\n"),
+        ("class", "0x020000\n"),
+    ] {
+        fake.file(&format!("{device}/{name}"), text);
+    }
+    fake.link(&format!("{device}/driver"), "../../drivers/ice");
+    fake.file(&format!("sys/kernel/iommu_groups/42/devices/{other}"), "");
+    let text = fake.bind().unwrap();
+    assert!(
+        text.contains("shares its IOMMU group with 0000:5e:00.1, which is with ice"),
+        "{text}"
+    );
+}
+
+#[test]
+fn controllers_are_listed_with_who_has_them() {
+    let fake = Fake::new();
+    let device = format!("{DEVICES}/{ADDRESS}");
+    for (name, text) in [
+        ("current_link_speed", "8.0 GT/s PCIe\n"),
+        ("current_link_width", "4\n"),
+        ("max_link_speed", "16.0 GT/s PCIe\n"),
+        ("max_link_width", "4\n"),
+    ] {
+        fake.file(&format!("{device}/{name}"), text);
+    }
+    fake.file(
+        "proc/self/mountinfo",
+        "22 1 259:1 / /srv rw - ext4 /dev/nvme0n1p1 rw\n",
+    );
+    let found = list::controllers(&fake.machine());
+    assert_eq!(
+        list::as_text(&found),
+        "0000:5e:00.0  nvme       SSD 9, serial S1, firmware F2: nvme0n1\n  \
+         IOMMU group 42, NUMA node 1, link 8.0 GT/s PCIe x4 (it could do more)\n  \
+         in use: /dev/nvme0n1p1 is mounted at /srv\n"
+    );
+    fake.file("proc/self/mountinfo", "");
+    fake.bind().unwrap();
+    let found = list::controllers(&fake.machine());
+    let text = list::as_text(&found);
+    assert!(
+        text.starts_with("0000:5e:00.0  vfio-pci   144d:a826\n  IOMMU group 42"),
+        "{text}"
+    );
+    let json: serde_json::Value = serde_json::from_str(&list::as_json(&found)).unwrap();
+    assert_eq!(json[0]["driver"], "vfio-pci");
+    assert_eq!(json[0]["link_lanes"], 4);
+    assert_eq!(json[0]["model"], serde_json::Value::Null);
+    assert_eq!(
+        list::as_text(&[]),
+        "no NVMe controllers on this machine's PCI bus\n"
+    );
+}
