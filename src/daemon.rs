@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{error, info, warn};
 
-use crate::backend::UnitIndex;
+use crate::backend::{Backing, UnitIndex};
 use crate::config::{Config, Placement};
 use crate::control::directory::Directory;
 use crate::control::ring::{Inbox, Sender, inbox};
@@ -478,6 +478,7 @@ impl Daemon {
                     self.tell_use(now);
                     self.devices.close();
                     self.surveyor.end();
+                    Backing::finish_all();
                     self.narrator.finish();
                     info!("stopped");
                     return Some(Ok(()));

@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::faults::Faults;
 use super::file::FileObject;
 use super::memory::MemoryDisk;
+use super::nvme::any::{AnyBar, AnySpace};
+use super::nvme::keeper;
+use super::nvme::unit::{Readiness, Unit};
 use super::request::DeviceInfo;
 use super::spec::{Kind, OpenError, Spec};
 
@@ -31,6 +34,7 @@ pub(super) enum Device {
     Memory(MemoryDisk),
     Null,
     File(Arc<FileObject>),
+    Nvme(Arc<Unit<AnyBar, AnySpace>>),
 }
 
 impl Backing {
@@ -58,15 +62,57 @@ impl Backing {
                 let (file, info) = FileObject::open_block(spec, path, *engine)?;
                 (Device::File(Arc::new(file)), info)
             }
+            Kind::Nvme {
+                address,
+                namespace,
+                settings,
+                unsafe_noiommu,
+            } => {
+                let unit = Unit::at(address, *namespace, (*settings, *unsafe_noiommu))?;
+                return Self::of_namespace(unit, spec);
+            }
         };
-        Ok(Arc::new(Self {
+        Ok(Self::new(device, info))
+    }
+
+    /// For a namespace that is served, as `spec` (but its kind) says.
+    pub(super) fn of_namespace(
+        unit: Unit<AnyBar, AnySpace>,
+        spec: &Spec,
+    ) -> Result<Arc<Self>, OpenError> {
+        let info = unit.info(spec)?;
+        Ok(Self::new(Device::Nvme(Arc::new(unit)), info))
+    }
+
+    fn new(device: Device, info: DeviceInfo) -> Arc<Self> {
+        Arc::new(Self {
             core: Arc::new(Core {
                 device,
                 blocks: AtomicU64::new(info.blocks),
                 info,
             }),
             faults: None,
-        }))
+        })
+    }
+
+    /// Whether the device can be used now. All but those that come and go always can.
+    pub fn readiness(&self) -> Readiness {
+        match &self.core.device {
+            Device::Memory(_) | Device::Null | Device::File(_) => Readiness::Ready,
+            Device::Nvme(unit) => unit.readiness(),
+        }
+    }
+
+    /// Whether the device may change, come and go by itself, so that it is to be looked at again
+    /// without being told. Such looks are cheap and never wait.
+    pub fn changes_by_itself(&self) -> bool {
+        matches!(self.core.device, Device::Nvme(_))
+    }
+
+    /// Waits until what was open and is used no more is shut down: the last act of a process.
+    /// Bounded by what the devices may take for that.
+    pub fn finish_all() {
+        keeper::finish_all();
     }
 
     /// What the device said of itself when it was opened; constant, and all of it still holds but
@@ -78,7 +124,7 @@ impl Backing {
     /// What was done or found while opening that an operator should know, for the log.
     pub fn notes(&self) -> &[String] {
         match &self.core.device {
-            Device::Memory(_) | Device::Null => &[],
+            Device::Memory(_) | Device::Null | Device::Nvme(_) => &[],
             Device::File(file) => file.notes(),
         }
     }
@@ -86,7 +132,7 @@ impl Backing {
     /// Whether a flush has failed and changes are refused since, on all cores.
     pub fn write_cache_lost(&self) -> bool {
         match &self.core.device {
-            Device::Memory(_) | Device::Null => false,
+            Device::Memory(_) | Device::Null | Device::Nvme(_) => false,
             Device::File(file) => file.write_cache_lost(),
         }
     }

@@ -5,7 +5,7 @@
 //! memory which a device owns, and comes back exactly once as a [`Completion`]. A [`Backing`] is
 //! opened once on the control side; each core has a [`Set`] of its own to which it attaches all of
 //! them. Devices: memory, null, regular files and block devices (io_uring, or plain calls where
-//! that is refused).
+//! that is refused), and namespaces of NVMe controllers that this process drives itself.
 
 mod backing;
 mod faults;
@@ -28,6 +28,9 @@ mod wake;
 
 pub use backing::Backing;
 pub use faults::Faults;
+pub use nvme::facts::{Selector, Settings as NvmeSettings};
+pub use nvme::spec::entry::NamespaceId;
+pub use nvme::unit::Readiness;
 pub use request::{
     Completion, Designators, DeviceInfo, IoError, LbaRun, Operation, Request, Token, UnitIndex,
     Usage,

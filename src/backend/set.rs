@@ -126,6 +126,12 @@ impl Set {
                     .get_or_insert_with(|| Files::new(depth, units.into(), &self.wake));
                 files.attach(unit.0, object)?
             }
+            Device::Nvme(unit) => {
+                return Err(OpenError::Nvme {
+                    address: unit.name().to_owned(),
+                    why: "this core has no memory that the controller reaches".to_owned(),
+                });
+            }
         };
         self.may_fault |= backing.faults().is_some();
         *place = Some(Arc::clone(backing));
@@ -328,6 +334,8 @@ impl Set {
                     disk.zero(at..end);
                 }
             },
+            // None was attached.
+            Device::Nvme(_) => return self.done(token, Err(IoError::NotReady), operation),
             Device::Null => answer_from_nothing(&mut operation, backing.info().blocks - lba),
         }
         self.done(token, Ok(()), operation);

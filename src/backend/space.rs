@@ -31,6 +31,7 @@ impl Backing {
         let now = match self.device() {
             Device::Memory(_) | Device::Null => return Ok(Size::Same),
             Device::File(file) => file.bytes_now()? / block_size,
+            Device::Nvme(unit) => unit.namespace.blocks(),
         };
         let from = self.blocks();
         Ok(if now > from {
@@ -52,7 +53,7 @@ impl Backing {
             return Ok(Some(usage));
         }
         match self.device() {
-            Device::Null => Ok(None),
+            Device::Null | Device::Nvme(_) => Ok(None),
             Device::Memory(disk) => Ok(Some(disk.usage())),
             Device::File(file) => file.usage(),
         }
@@ -61,7 +62,7 @@ impl Backing {
     /// Whether the object's usage can be known.
     pub fn knows_usage(&self) -> bool {
         match self.device() {
-            Device::Null => false,
+            Device::Null | Device::Nvme(_) => false,
             Device::Memory(_) => true,
             Device::File(file) => file.knows_usage(),
         }
@@ -70,7 +71,7 @@ impl Backing {
     /// From now on nothing that would take more space succeeds, or it does again.
     pub fn set_limit_reached(&self, reached: bool) {
         match self.device() {
-            Device::Null => {}
+            Device::Null | Device::Nvme(_) => {}
             Device::Memory(disk) => disk.set_limit_reached(reached),
             Device::File(file) => file.set_limit_reached(reached),
         }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 
+use super::nvme::facts::{Selector, Settings};
 use super::request::{Designators, DeviceInfo};
 use crate::mem::RegionError;
 
@@ -38,6 +39,15 @@ pub enum Kind {
     },
     /// A block device, of the size that it has.
     Block { path: PathBuf, engine: Engine },
+    /// A namespace of the NVMe controller at a PCI address, which this process drives itself.
+    Nvme {
+        /// As `lspci -D` writes it: "0000:5e:00.0".
+        address: String,
+        namespace: Selector,
+        settings: Settings,
+        /// Also where no IOMMU guards the machine's memory.
+        unsafe_noiommu: bool,
+    },
 }
 
 /// A device as configured.

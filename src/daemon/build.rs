@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tracing::{error, info};
 
 use super::{Hooks, StartError};
-use crate::backend::{Backing, Engine, Kind, Spec};
+use crate::backend::{Backing, Engine, Kind, NamespaceId, NvmeSettings, Selector, Spec};
 use crate::config::{self, Auth, Config};
 use crate::iscsi::acl::Acl;
 use crate::iscsi::auth::{AuthPolicy, ChapPolicy, Credentials, Secret};
@@ -75,7 +75,7 @@ pub(super) fn units(config: &Config, state: &StateDir, hooks: &Hooks) -> Result<
         .map_err(|error| {
             StartError::new(format!("logical_unit \"{}\": serial: {error}", unit.name))
         })?;
-        match Backing::open(&spec(unit)?) {
+        match Backing::open(&spec(unit, &config.nvme)?) {
             Ok(backing) => {
                 let backing = hooks.wrap(&unit.name, backing);
                 for note in backing.notes() {
@@ -179,7 +179,7 @@ fn restore(
     Ok(())
 }
 
-fn spec(unit: &config::LogicalUnit) -> Result<Spec, StartError> {
+fn spec(unit: &config::LogicalUnit, nvme: &config::Nvme) -> Result<Spec, StartError> {
     let engine = |engine: config::Engine| match engine {
         config::Engine::Auto => Engine::Auto,
         config::Engine::IoUring => Engine::IoUring,
@@ -206,7 +206,13 @@ fn spec(unit: &config::LogicalUnit) -> Result<Spec, StartError> {
             path: path.clone(),
             engine: engine(*wanted),
         },
-        config::Backend::Nvme { .. } | config::Backend::NvmeKernel { .. } => {
+        config::Backend::Nvme { address, namespace } => Kind::Nvme {
+            address: address.clone(),
+            namespace: selector(*namespace),
+            settings: nvme_settings(nvme),
+            unsafe_noiommu: nvme.unsafe_noiommu,
+        },
+        config::Backend::NvmeKernel { .. } => {
             let name = &unit.name;
             let message = format!("logical_unit \"{name}\": this build has no NVMe driver");
             return Err(StartError::new(message));
@@ -219,6 +225,26 @@ fn spec(unit: &config::LogicalUnit) -> Result<Spec, StartError> {
         read_only: unit.read_only,
         write_cache: unit.write_cache,
     })
+}
+
+fn selector(namespace: config::NvmeNamespace) -> Selector {
+    match namespace {
+        config::NvmeNamespace::Only => Selector::Only,
+        config::NvmeNamespace::Id(id) => Selector::Id(NamespaceId(id)),
+        config::NvmeNamespace::Nguid(id) => Selector::Nguid(id),
+        config::NvmeNamespace::Eui64(id) => Selector::Eui64(id),
+        config::NvmeNamespace::Uuid(id) => Selector::Uuid(id),
+    }
+}
+
+fn nvme_settings(nvme: &config::Nvme) -> NvmeSettings {
+    NvmeSettings {
+        queue_entries: nvme.queue_depth,
+        io_timeout: nvme.io_timeout,
+        admin_timeout: nvme.admin_timeout,
+        hold_max: nvme.hold,
+        ..NvmeSettings::default()
+    }
 }
 
 /// The target nodes and portal groups.

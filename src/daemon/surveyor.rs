@@ -2,7 +2,8 @@
 //! file system may wait for as long as that likes.
 //!
 //! About once a second it looks at the space behind each unit, and, when it is told to, at the size
-//! of each object. What it finds goes to the unit's home core as [`News`], and into the log where
+//! of each object. Devices that change by themselves are looked at each second as well: their size,
+//! and whether they are ready. What it finds goes to the unit's home core as [`News`], and into the log where
 //! an operator has to know. A unit near its capacity is looked at more often, and one that is slow
 //! to tell less often.
 //!
@@ -23,14 +24,14 @@ use tracing::{error, info, warn};
 
 use super::StartError;
 use super::build::{self, Units};
-use crate::backend::{Backing, Size, UnitIndex, Usage};
+use crate::backend::{Backing, Readiness, Size, UnitIndex, Usage};
 use crate::config::Config;
 use crate::control::ring::{Outbox, Sender};
 use crate::reactor::clock;
 use crate::reactor::message::{Ask, Asker, ToCore, Wish, home};
-use crate::scsi::News;
 use crate::scsi::asymmetric_access::AccessState;
 use crate::scsi::provisioning::{Level, Policy};
+use crate::scsi::{News, NotReadyReason, ReadyState};
 
 /// How often the space behind a unit is looked at.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -93,6 +94,8 @@ impl Surveyor {
                     told: None,
                     next: now,
                     failed: false,
+                    shrunk: None,
+                    ready: ReadyState::Ready,
                 })
             });
         let mut rounds = Rounds {
@@ -154,6 +157,10 @@ struct Watched {
     next: Instant,
     /// The last look failed, which was logged.
     failed: bool,
+    /// The last look found fewer blocks than the unit has, which was logged.
+    shrunk: Option<u64>,
+    /// Whether the device can be used, as the home core knows it.
+    ready: ReadyState,
 }
 
 /// The thread's own.
@@ -193,8 +200,12 @@ impl Rounds {
                     watched.next = now + INTERVAL;
                     continue;
                 };
-                if sizes_too {
-                    watched.look_at_size(&backing, &mut self.cores);
+                let changes = backing.changes_by_itself() && now >= watched.next;
+                if changes {
+                    watched.look_whether_ready(&backing, &mut self.cores);
+                }
+                if sizes_too || changes {
+                    watched.look_at_size(&backing, sizes_too, &mut self.cores);
                 }
                 if sizes_too || now >= watched.next {
                     watched.look_at_space(&backing, now, &mut self.cores);
@@ -251,13 +262,33 @@ impl Rounds {
 }
 
 impl Watched {
-    fn look_at_size(&self, backing: &Backing, cores: &mut [Outbox<ToCore>]) {
-        let (unit, bytes) = (&self.name, |blocks: u64| {
-            blocks.saturating_mul(self.block_size)
-        });
+    /// A device that recovers holds what it is asked, and fails by itself what it cannot hold.
+    fn look_whether_ready(&mut self, backing: &Backing, cores: &mut [Outbox<ToCore>]) {
+        let ready = match backing.readiness() {
+            Readiness::Recovering => return,
+            Readiness::Ready => ReadyState::Ready,
+            Readiness::Failed => ReadyState::NotReady(NotReadyReason::Failed),
+            Readiness::Absent => ReadyState::NotReady(NotReadyReason::Absent),
+        };
+        if std::mem::replace(&mut self.ready, ready) == ready {
+            return;
+        }
+        let unit = &self.name;
+        match ready {
+            ReadyState::Ready => info!(unit, "the unit is ready again"),
+            ReadyState::NotReady(reason) => error!(unit, "the unit is not ready: {reason:?}"),
+        }
+        tell(self.unit, News::Ready(ready), cores);
+    }
+
+    /// `ordered`: someone wants to read again what was read before.
+    fn look_at_size(&mut self, backing: &Backing, ordered: bool, cores: &mut [Outbox<ToCore>]) {
+        let (unit, block_size) = (&self.name, self.block_size);
+        let bytes = |blocks: u64| blocks.saturating_mul(block_size);
         match backing.look_again() {
-            Ok(Size::Same) => {}
+            Ok(Size::Same) => self.shrunk = None,
             Ok(Size::Grown { from, to }) => {
+                self.shrunk = None;
                 info!(
                     unit,
                     from_bytes = bytes(from),
@@ -266,13 +297,17 @@ impl Watched {
                 );
                 tell(self.unit, News::Capacity(to), cores);
             }
-            Ok(Size::Shrunk { from, to }) => warn!(
-                unit,
-                bytes = bytes(from),
-                found_bytes = bytes(to),
-                "the backing object is smaller than the unit, which never shrinks: access to what \
-                 is missing fails. Make the object as large as it was"
-            ),
+            Ok(Size::Shrunk { to, .. }) if self.shrunk == Some(to) && !ordered => {}
+            Ok(Size::Shrunk { from, to }) => {
+                self.shrunk = Some(to);
+                warn!(
+                    unit,
+                    bytes = bytes(from),
+                    found_bytes = bytes(to),
+                    "the backing object is smaller than the unit, which never shrinks: access to \
+                     what is missing fails. Make the object as large as it was"
+                );
+            }
             Err(errno) => error!(unit, "the size of the backing object is not known: {errno}"),
         }
     }
@@ -281,8 +316,12 @@ impl Watched {
         let usage = match backing.usage() {
             Ok(Some(usage)) => usage,
             Ok(None) => {
-                // Asked again only with the sizes.
-                self.next = began + Duration::from_secs(3600);
+                // Asked again only with the sizes, or with what changes by itself.
+                self.next = if backing.changes_by_itself() {
+                    began + INTERVAL
+                } else {
+                    began + Duration::from_secs(3600)
+                };
                 return;
             }
             Err(errno) => {

@@ -23,7 +23,7 @@ use super::spc::echo_buffer::Echo;
 use super::spc::mode_pages::ModeParameters;
 use super::spc::mode_select::ModeSelection;
 use super::task::{Outcome, Status};
-use super::unit::LogicalUnit;
+use super::unit::{LogicalUnit, ReadyState};
 use super::unit_attention::UnitAttention;
 use crate::backend::Usage;
 
@@ -144,6 +144,8 @@ pub enum Update {
     PortGroups(PortGroups),
     /// The unit has so many logical blocks.
     Capacity(u64),
+    /// The device came, went or recovered.
+    Ready(ReadyState),
     Usage(Usage, Level),
     Reset,
     Sanitizing(Sanitize),
@@ -350,6 +352,7 @@ impl LogicalUnit {
             }
             Update::Sanitized(true) | Update::ExitSanitizeFailure => self.set_sanitize(None),
             Update::Capacity(blocks) => self.set_capacity(*blocks),
+            Update::Ready(ready) => self.set_ready(*ready),
             Update::Usage(usage, level) => self.set_usage(*usage, *level),
             Update::PortGroups(groups) => self.set_port_groups(groups.clone()),
         }

@@ -8,7 +8,7 @@
 use super::asymmetric_access::{AccessState, Altered};
 use super::change::{Decision, Update};
 use super::nexus::Whom;
-use super::unit::LogicalUnit;
+use super::unit::{LogicalUnit, NotReadyReason, ReadyState};
 use super::unit_attention::UnitAttention;
 use crate::backend::Usage;
 
@@ -17,6 +17,8 @@ use crate::backend::Usage;
 pub enum News {
     /// The device holds so many logical blocks now.
     Capacity(u64),
+    /// The device can be used, or cannot any more.
+    Ready(ReadyState),
     /// So much space backs its blocks.
     Usage(Usage),
     /// The operator has other states of portal groups, by tag, in mind.
@@ -28,6 +30,8 @@ impl News {
     pub fn replaced_by(&self, later: &Self) -> bool {
         match (self, later) {
             (Self::Capacity(_), Self::Capacity(_)) | (Self::Usage(_), Self::Usage(_)) => true,
+            // Each is told: a device that came back between is not the same as one that stayed.
+            (Self::Ready(_), _) => false,
             (Self::AccessStates(old), Self::AccessStates(new)) => old
                 .iter()
                 .all(|(tag, _)| new.iter().any(|(other, _)| other == tag)),
@@ -41,6 +45,7 @@ impl LogicalUnit {
     pub fn decide_news(&self, news: &News) -> Decision {
         match news {
             News::Capacity(blocks) => self.decide_capacity(*blocks),
+            News::Ready(ready) => self.decide_ready(*ready),
             News::Usage(usage) => self.decide_usage(*usage),
             News::AccessStates(states) => {
                 self.port_states(states, Altered::Implicitly, Whom::Everyone)
@@ -57,6 +62,22 @@ impl LogicalUnit {
             attentions: vec![(Whom::Everyone, UnitAttention::CapacityChanged)],
             ..Decision::update(Update::Capacity(blocks))
         }
+    }
+
+    /// SPC-4 §5.13: what comes back after it was away may be another medium. A device that has only
+    /// recovered holds what it held.
+    fn decide_ready(&self, ready: ReadyState) -> Decision {
+        let before = self.ready();
+        if before == ready {
+            return Decision::default();
+        }
+        let mut decision = Decision::update(Update::Ready(ready));
+        let was_away = before == ReadyState::NotReady(NotReadyReason::Absent);
+        if was_away && ready == ReadyState::Ready {
+            let condition = UnitAttention::MediumMayHaveChanged;
+            decision.attentions.push((Whom::Everyone, condition));
+        }
+        decision
     }
 
     /// SBC-3 §4.7.3.7: reaching a soft threshold is told once.
@@ -79,6 +100,7 @@ impl LogicalUnit {
 mod tests {
     use super::*;
     use crate::scsi::provisioning::{Policy, Threshold};
+    use crate::scsi::sense::{AdditionalSense, SenseKey};
     use crate::scsi::testbed::{self, Bench};
 
     fn unit() -> LogicalUnit {
@@ -119,6 +141,45 @@ mod tests {
             assert_eq!(told_now, told.into_iter().collect::<Vec<_>>(), "{blocks}");
             assert_eq!(unit.info().blocks, after);
         }
+    }
+
+    #[test]
+    fn a_device_that_was_away_is_told_when_it_is_back() {
+        let mut unit = unit();
+        let away = ReadyState::NotReady(NotReadyReason::Absent);
+        let failed = ReadyState::NotReady(NotReadyReason::Failed);
+        let changed = UnitAttention::MediumMayHaveChanged;
+        for (ready, told) in [
+            (ReadyState::Ready, None),
+            (failed, None),
+            (ReadyState::Ready, None),
+            (away, None),
+            (away, None),
+            (ReadyState::Ready, Some(changed)),
+            (ReadyState::Ready, None),
+        ] {
+            let told_now = take(&mut unit, &News::Ready(ready));
+            assert_eq!(told_now, told.into_iter().collect::<Vec<_>>(), "{ready:?}");
+            assert_eq!(unit.ready(), ready);
+            assert!(unit.decide_news(&News::Ready(ready)).is_nothing());
+        }
+    }
+
+    #[test]
+    fn a_unit_whose_device_is_away_has_no_medium() {
+        let mut bench = Bench::new(8);
+        let away = ReadyState::NotReady(NotReadyReason::Absent);
+        take(bench.unit.as_mut().unwrap(), &News::Ready(away));
+        let absent = AdditionalSense::new(0x3a, 0x00);
+        let test_unit_ready = [0, 0, 0, 0, 0, 0];
+        bench
+            .plain(&test_unit_ready)
+            .refused_with(SenseKey::NotReady, absent);
+        take(
+            bench.unit.as_mut().unwrap(),
+            &News::Ready(ReadyState::Ready),
+        );
+        bench.plain(&test_unit_ready).good();
     }
 
     #[test]

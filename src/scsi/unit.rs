@@ -137,8 +137,10 @@ pub enum NotReadyReason {
     Missing,
     /// It is being attached or recovered, and needs only time.
     BecomingReady,
-    /// It was taken away or failed, cause not known.
+    /// It failed, cause not known.
     Failed,
+    /// It was taken away, and may come back.
+    Absent,
 }
 
 impl NotReadyReason {
@@ -147,6 +149,7 @@ impl NotReadyReason {
             Self::Missing => AdditionalSense::MANUAL_INTERVENTION_REQUIRED,
             Self::BecomingReady => AdditionalSense::BECOMING_READY,
             Self::Failed => AdditionalSense::LOGICAL_UNIT_NOT_READY,
+            Self::Absent => AdditionalSense::MEDIUM_NOT_PRESENT,
         }
     }
 }

@@ -29,7 +29,7 @@ pub(crate) const RETRY_DELAY_MAX: Duration = Duration::from_secs(4);
 
 /// What the operator decides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Settings {
+pub struct Settings {
     /// Entries of each I/O queue, 2 to [`QUEUE_ENTRIES_MAX`]; the controller may have fewer.
     pub(crate) queue_entries: u16,
     /// How long an I/O command may take before it is aborted; as long again before the controller
@@ -208,7 +208,7 @@ pub(crate) struct Geometry {
 
 /// How a namespace is named.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum Selector {
+pub enum Selector {
     /// The only active one that there is.
     Only,
     Id(NamespaceId),

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::any::{AnyBar, AnySpace};
 use super::bar::Bar;
 use super::dma::DmaSpace;
-use super::facts::{Namespace, NamespaceState, Selector, State};
+use super::facts::{Namespace, NamespaceState, Selector, Settings, State};
+use super::keeper;
 use super::link::Handle;
+use super::vfio::{self, AddressError, OpenOptions, PciAddress};
 use crate::backend::request::{Designators, DeviceInfo};
 use crate::backend::spec::{OpenError, Spec};
 
@@ -24,7 +27,7 @@ pub(crate) struct Unit<B: Bar, D: DmaSpace> {
 
 /// Whether a unit can be used, and why not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Readiness {
+pub enum Readiness {
     Ready,
     /// Its controller is being reset.
     Recovering,
@@ -32,6 +35,39 @@ pub(crate) enum Readiness {
     Failed,
     /// Its controller or its namespace was taken away.
     Absent,
+}
+
+impl Unit<AnyBar, AnySpace> {
+    /// Opens the controller at `address` through VFIO, if it is not open yet, and the namespace
+    /// `wanted` of it. Waits for the controller to be ready.
+    ///
+    /// # Errors
+    /// Why that is not possible, and what can be done about it.
+    pub(crate) fn at(
+        address: &str,
+        wanted: Selector,
+        (settings, unsafe_noiommu): (Settings, bool),
+    ) -> Result<Self, OpenError> {
+        let refuse = |why: String| OpenError::Nvme {
+            address: address.to_owned(),
+            why,
+        };
+        let parsed: PciAddress = address
+            .parse()
+            .map_err(|error: AddressError| refuse(error.to_string()))?;
+        // However it was written.
+        let name = parsed.to_string();
+        let hardware = || {
+            let options = OpenOptions {
+                unsafe_noiommu,
+                ..OpenOptions::default()
+            };
+            let (bar, space) = vfio::open(parsed, options).map_err(|error| error.to_string())?;
+            Ok((Arc::new(AnyBar::Vfio(bar)), Arc::new(AnySpace::Vfio(space))))
+        };
+        let handle = keeper::open_at(&name, settings, hardware).map_err(refuse)?;
+        Self::open(&name, handle, wanted)
+    }
 }
 
 impl<B: Bar, D: DmaSpace> Unit<B, D> {
@@ -55,6 +91,11 @@ impl<B: Bar, D: DmaSpace> Unit<B, D> {
             handle,
             namespace,
         })
+    }
+
+    /// The controller's address, for messages.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// What the unit says of itself.

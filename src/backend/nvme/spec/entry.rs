@@ -15,7 +15,7 @@ pub(crate) struct QueueId(pub(crate) u16);
 
 /// Number of a namespace (NSID), from 1 on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) struct NamespaceId(pub(crate) u32);
+pub struct NamespaceId(pub(crate) u32);
 
 impl NamespaceId {
     /// No namespace is meant.

@@ -37,7 +37,7 @@ use rustix::io::Errno;
 
 use super::bar::BAR_BYTES_MIN;
 use super::dma::MapError;
-pub(crate) use address::PciAddress;
+pub(crate) use address::{AddressError, PciAddress};
 pub(crate) use bar::VfioBar;
 use opened::{Events, Opened};
 pub(crate) use space::VfioSpace;
