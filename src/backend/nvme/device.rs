@@ -238,3 +238,6 @@ impl<B: Bar, D: DmaSpace> Drop for Cores<B, D> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -540,14 +540,13 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
         if self.slots.taken() == 0 {
             return;
         }
-        let mut bytes = 0;
+        let (mut bytes, error) = (0, Err(self.why_failed()));
         while let Some(origin) = self.slots.release_earliest() {
             let Origin::Own(part) = origin else { continue };
             if let Some(buf) = self.requests.of(&part).buf.take() {
                 buf.lend(0..buf.len(), |loan| self.quarantine.push(loan));
                 bytes += buf.len() as u64;
             }
-            let error = Err(IoError::NotReady);
             self.requests.end_part(part.request, error, ready);
         }
         self.requests.sweep(ready);
