@@ -50,6 +50,8 @@ pub(crate) mod slots;
 pub(crate) mod model;
 pub(crate) mod spec;
 pub(crate) mod split;
+#[cfg(test)]
+mod tests;
 pub(crate) mod translate;
 pub(crate) mod unit;
 pub(crate) mod vfio;

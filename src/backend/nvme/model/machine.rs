@@ -233,6 +233,7 @@ impl Machine {
     }
 
     fn fetch(&mut self, id: u16) {
+        self.check_fresh(id);
         let Some(queue) = self.submissions.get_mut(&id) else {
             return;
         };
@@ -273,6 +274,25 @@ impl Machine {
             _ => {}
         }
         self.flights.push(flight);
+    }
+
+    /// Before the first command the completion queue has no phase tags: old ones would be taken
+    /// for new completions.
+    fn check_fresh(&mut self, id: u16) {
+        let completion = self.submissions.get(&id).map(|queue| queue.completion);
+        let Some(queue) = completion.and_then(|id| self.completions.get_mut(&id)) else {
+            return;
+        };
+        if !std::mem::replace(&mut queue.is_fresh, false) {
+            return;
+        }
+        let tags = (0..queue.entries).map(|nth| queue.base + 16 * u64::from(nth) + 12);
+        let old = |word: u32| word & 1 << 16 != 0;
+        let is_old = |at: u64| self.space.load(at).is_ok_and(old);
+        if tags.into_iter().any(is_old) {
+            let detail = format!("the completion queue of queue {id} is not zeroed");
+            self.break_rule(Rule::Queue, detail);
+        }
     }
 
     /// What is wrong with a command before it is looked at any closer.

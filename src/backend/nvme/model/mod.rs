@@ -238,7 +238,12 @@ impl Model {
         self.shared.lock().verdict.take()
     }
 
-    /// From the first call on, data is moved only from and to memory that has an owner.
+    /// From now on data is moved from and to this memory only where it has an owner.
+    pub(crate) fn watch(&self, (start, len): (NonNull<u8>, usize)) {
+        self.shared.lock().space.watch(start, len);
+    }
+
+    /// Gives memory that is watched to `owner`.
     pub(crate) fn own(&self, (start, len): (NonNull<u8>, usize), owner: u64) {
         self.shared.lock().space.own(start, len, owner);
     }

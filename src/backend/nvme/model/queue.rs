@@ -97,6 +97,8 @@ pub(super) struct Completions {
     tail: u32,
     pub(super) phase: bool,
     pub(super) shadow: Option<Shadowed>,
+    /// No command that completes to it was fetched.
+    pub(super) is_fresh: bool,
 }
 
 impl Completions {
@@ -108,6 +110,7 @@ impl Completions {
             tail: 0,
             phase: true,
             shadow: None,
+            is_fresh: true,
         }
     }
 

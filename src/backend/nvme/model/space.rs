@@ -39,8 +39,10 @@ pub(super) struct Space {
     next: u64,
     run_bytes: usize,
     random: Random,
-    /// Ranges of this process's memory, by start: end, owner. `None`: nobody keeps the books.
-    owned: Option<BTreeMap<usize, (usize, u64)>>,
+    /// This process's memory of which books are kept: start, end.
+    watched: Vec<(usize, usize)>,
+    /// Its ranges that somebody owns, by start: end, owner.
+    owned: BTreeMap<usize, (usize, u64)>,
     pub(super) unmap_fails: bool,
     pub(super) map_fails: bool,
 }
@@ -58,7 +60,8 @@ impl Space {
             next: 1 << 20,
             run_bytes,
             random: Random::new(seed ^ 0x5bace),
-            owned: None,
+            watched: Vec::new(),
+            owned: BTreeMap::new(),
             unmap_fails: false,
             map_fails: false,
         }
@@ -124,31 +127,38 @@ impl Space {
         self.live.len()
     }
 
+    pub(super) fn watch(&mut self, start: NonNull<u8>, len: usize) {
+        let start = start.addr().get();
+        self.watched.push((start, start + len));
+    }
+
     pub(super) fn own(&mut self, start: NonNull<u8>, len: usize, owner: u64) {
         let start = start.addr().get();
-        let owned = self.owned.get_or_insert_default();
-        let before = owned.insert(start, (start + len, owner));
+        let before = self.owned.insert(start, (start + len, owner));
         assert!(before.is_none(), "memory has one owner at a time");
     }
 
     pub(super) fn disown(&mut self, start: NonNull<u8>, owner: u64) {
-        let owned = self.owned.get_or_insert_default();
-        let gone = owned.remove(&start.addr().get());
+        let gone = self.owned.remove(&start.addr().get());
         assert!(
             gone.is_some_and(|(_, was)| was == owner),
             "memory is taken from its owner"
         );
     }
 
-    /// Whether all of `len` bytes from `start` on are somebody's.
+    /// Whether all of `len` bytes from `start` on are somebody's, if books of them are kept.
     fn is_owned(&self, start: NonNull<u8>, len: usize) -> bool {
-        let Some(owned) = &self.owned else {
-            return true;
-        };
         let mut at = start.addr().get();
         let end = at + len;
+        if !self
+            .watched
+            .iter()
+            .any(|&(first, last)| at < last && first < end)
+        {
+            return true;
+        }
         while at < end {
-            match owned.range(..=at).next_back() {
+            match self.owned.range(..=at).next_back() {
                 Some((_, &(upto, _))) if upto > at => at = upto,
                 _ => return false,
             }
@@ -282,6 +292,8 @@ mod tests {
             Ok(()),
             "no books are kept"
         );
+        space.watch(region.base(), 8192);
+        assert_eq!(space.write_data(at, &[1]), Err(Refused::NotOwned));
         space.own(region.base(), 100, 1);
         // SAFETY: inside the region.
         let second = unsafe { region.base().add(100) };

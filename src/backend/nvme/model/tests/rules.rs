@@ -47,6 +47,7 @@ fn data_without_an_owner_is_never_touched() {
     let space = model.space();
     // SAFETY: the region stays until the end of the test, and nobody refers to its bytes.
     unsafe { space.map(start, 8192, &mut runs) }.unwrap();
+    model.watch((start, 8192));
     model.own((start, 512), 1);
     let read = |blocks| {
         Words::new(READ, 1, 1)
@@ -342,6 +343,9 @@ fn queues_are_made_and_unmade_in_order() {
     let mut dirty = DmaPages::new(&model.space(), DATA, Pages::Normal).unwrap();
     dirty.write_u32(4096 + 12, 1 << 16);
     assert_eq!(admin.create(&model, 2, &dirty), (0, 0));
+    assert_eq!(broken(&model), [], "there is time until the first command");
+    admin.bar.w32(0x1010, 1);
+    model.settle();
     assert_eq!(broken(&model), [Rule::Queue]);
     admin.bar.w32(CC, ENABLED | 1 << 14);
     assert_eq!(broken(&model), [Rule::Shutdown]);

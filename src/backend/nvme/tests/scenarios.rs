@@ -1,0 +1,374 @@
+//! Single stories: what goes wrong, and what comes of it.
+
+use std::time::Duration;
+
+use super::rig::{Rig, settings};
+use crate::backend::nvme::facts::{Selector, State};
+use crate::backend::nvme::model::faults::{Action, Match};
+use crate::backend::nvme::model::{Model, ModelOptions, NamespaceOptions};
+use crate::backend::nvme::spec::entry::NamespaceId;
+use crate::backend::nvme::spec::status::Status;
+use crate::backend::request::{Completion, IoError, Operation};
+
+const FLUSH: u8 = 0;
+const WRITE: u8 = 1;
+const READ: u8 = 2;
+const ONE: NamespaceId = NamespaceId(1);
+
+fn model(options: ModelOptions) -> Model {
+    Model::new(options)
+}
+
+fn plain() -> Model {
+    model(ModelOptions::default())
+}
+
+fn write(rig: &Rig, core: usize, lba: u64, blocks: u32, byte: u8) -> Operation {
+    let mut buf = rig.buffer(core, blocks as usize * 512);
+    buf.fill(0, buf.len(), byte);
+    Operation::Write {
+        lba,
+        blocks,
+        buf,
+        fua: false,
+    }
+}
+
+fn read(rig: &Rig, core: usize, lba: u64, blocks: u32) -> Operation {
+    let buf = rig.buffer(core, blocks as usize * 512);
+    Operation::Read { lba, blocks, buf }
+}
+
+fn result(completion: Completion) -> Result<(), IoError> {
+    completion.token.finish();
+    completion.result
+}
+
+#[test]
+fn data_goes_there_and_back_over_every_core() {
+    let model = plain();
+    let mut rig = Rig::new(&model, settings(16), 3);
+    for core in 0..3 {
+        let lba = 1000 * core as u64;
+        let byte = u8::try_from(core).unwrap() + 1;
+        let wrote = rig.run(core, write(&rig, core, lba, 100, byte));
+        assert_eq!(result(wrote), Ok(()));
+        assert_eq!(model.block(ONE, lba + 99), [byte; 512]);
+        let other = (core + 1) % 3;
+        let read = rig.run(other, read(&rig, other, lba, 100));
+        let found = read.buf.as_ref().unwrap().to_vec();
+        assert_eq!(result(read), Ok(()));
+        assert_eq!(found, vec![byte; 51_200]);
+    }
+    assert_eq!(result(rig.run(0, Operation::Flush)), Ok(()));
+    assert_eq!(model.durable_block(ONE, 2000), [3; 512]);
+    rig.close().unwrap();
+}
+
+#[test]
+fn more_cores_than_queue_pairs_share_them() {
+    for queue_pairs in [1, 2] {
+        let model = model(ModelOptions {
+            queue_pairs,
+            ..ModelOptions::default()
+        });
+        let mut rig = Rig::new(&model, settings(4), 4);
+        for nth in 0..200_u64 {
+            let core = usize::try_from(nth % 4).unwrap();
+            let byte = u8::try_from(nth).unwrap();
+            let operation = write(&rig, core, nth, 1, byte);
+            rig.submit(core, operation);
+            while rig.in_flight() > 40 {
+                assert_eq!(result(rig.wait()), Ok(()));
+            }
+        }
+        while rig.in_flight() > 0 {
+            assert_eq!(result(rig.wait()), Ok(()));
+        }
+        for nth in 0..200 {
+            assert_eq!(model.block(ONE, nth)[0], u8::try_from(nth).unwrap());
+        }
+        rig.close().unwrap();
+    }
+}
+
+#[test]
+fn a_lost_completion_is_aborted_and_then_a_lost_abort_is_a_reset() {
+    let model = plain();
+    let mut rig = Rig::new(&model, settings(16), 1);
+    model.faults(|plan| plan.once(Match::io(READ), Action::Drop));
+    let late = rig.run(0, read(&rig, 0, 0, 8));
+    assert_eq!(result(late), Err(IoError::Aborted));
+    assert_eq!(model.counters().disabled, 0);
+    model.faults(|plan| {
+        plan.once(Match::io(READ), Action::Drop);
+        plan.abort_answers = Some(false);
+    });
+    let late = rig.run(0, read(&rig, 0, 0, 8));
+    assert_eq!(result(late), Ok(()), "sent again behind the reset");
+    assert_eq!(model.counters().disabled, 1);
+    model.faults(|plan| plan.clear());
+    rig.close().unwrap();
+}
+
+#[test]
+fn completions_that_break_rules_reset_the_controller_and_nothing_is_lost() {
+    for action in [
+        Action::WrongCid(0x7777),
+        Action::WrongHead(0x7777),
+        Action::WrongQueue(3),
+        Action::StalePhase,
+        Action::Fatal,
+    ] {
+        let model = plain();
+        let mut rig = Rig::new(&model, settings(16), 2);
+        model.faults(|plan| plan.nth(Match::io(WRITE), 3, action));
+        for nth in 0..20_u8 {
+            let core = usize::from(nth % 2);
+            let operation = write(&rig, core, nth.into(), 1, nth + 1);
+            rig.submit(core, operation);
+        }
+        while rig.in_flight() > 0 {
+            assert_eq!(result(rig.wait()), Ok(()), "{action:?}");
+        }
+        for nth in 0..20 {
+            assert_eq!(model.block(ONE, nth)[0], u8::try_from(nth).unwrap() + 1);
+        }
+        assert_eq!(model.counters().disabled, 1, "{action:?}");
+        model.faults(|plan| plan.clear());
+        rig.close().unwrap();
+    }
+}
+
+#[test]
+fn a_controller_that_cannot_be_disabled_has_its_function_reset() {
+    let model = plain();
+    let mut rig = Rig::new(&model, settings(16), 2);
+    model.faults(|plan| {
+        plan.once(Match::io(WRITE), Action::Fatal);
+        plan.never_disabled = true;
+    });
+    rig.submit(0, write(&rig, 0, 0, 4, 9));
+    rig.submit(1, write(&rig, 1, 8, 4, 9));
+    let reset = rig.run_until(|rig| rig.model.counters().function_resets > 0);
+    assert!(reset);
+    model.faults(|plan| plan.clear());
+    while rig.in_flight() > 0 {
+        assert_eq!(result(rig.wait()), Ok(()));
+    }
+    assert_eq!((model.block(ONE, 0)[0], model.block(ONE, 11)[0]), (9, 9));
+    rig.close().unwrap();
+}
+
+#[test]
+fn without_any_proof_buffers_are_kept_until_there_is_one() {
+    let model = plain();
+    let mut rig = Rig::new(&model, settings(16), 1);
+    model.faults(|plan| {
+        plan.once(Match::io(READ), Action::Drop);
+        plan.abort_answers = Some(false);
+        plan.never_disabled = true;
+        plan.reset_fails = true;
+    });
+    let failed = rig.run(0, read(&rig, 0, 0, 8));
+    assert!(failed.buf.is_none(), "the device may still write to it");
+    assert_eq!(result(failed), Err(IoError::NotReady));
+    let pool = rig.cores[0].pool.clone();
+    assert!(rig.run_until(|rig| rig.state() == State::Failed));
+    assert!(pool.available() < pool.chunks());
+    let refused = rig.run(0, Operation::Flush);
+    assert_eq!(result(refused), Err(IoError::NotReady));
+    // At last the reset works.
+    model.faults(|plan| plan.clear());
+    assert!(rig.run_until(|rig| rig.state() == State::Ready));
+    assert_eq!(pool.available(), pool.chunks());
+    drop(pool);
+    rig.pass(Duration::from_millis(100));
+    assert_eq!(result(rig.run(0, read(&rig, 0, 0, 8))), Ok(()));
+    rig.close().unwrap();
+}
+
+#[test]
+fn a_controller_that_leaves_fails_its_requests_and_serves_again_when_it_is_back() {
+    let model = plain();
+    let mut rig = Rig::new(&model, settings(16), 2);
+    assert_eq!(result(rig.run(0, write(&rig, 0, 5, 1, 5))), Ok(()));
+    model.faults(|plan| plan.once(Match::io(READ), Action::Remove));
+    rig.submit(0, read(&rig, 0, 5, 1));
+    rig.submit(1, write(&rig, 1, 6, 1, 6));
+    while rig.in_flight() > 0 {
+        assert_eq!(result(rig.wait()), Err(IoError::Absent));
+    }
+    assert_eq!(rig.state(), State::Gone);
+    assert_eq!(result(rig.run(0, Operation::Flush)), Err(IoError::Absent));
+    model.plug();
+    assert!(rig.run_until(|rig| rig.state() == State::Ready));
+    rig.pass(Duration::from_millis(100));
+    let back = rig.run(0, read(&rig, 0, 5, 1));
+    assert_eq!(back.buf.as_ref().unwrap().to_vec(), [5; 512]);
+    assert_eq!(result(back), Ok(()));
+    rig.close().unwrap();
+}
+
+#[test]
+fn a_function_that_the_kernel_wants_is_let_go() {
+    let model = plain();
+    let mut rig = Rig::new(&model, settings(16), 1);
+    model.want();
+    assert!(rig.run_until(|rig| rig.state() == State::Gone));
+    assert!(
+        rig.run_until(|rig| rig.state() == State::Ready),
+        "it was put back"
+    );
+    rig.pass(Duration::from_millis(100));
+    assert_eq!(result(rig.run(0, Operation::Flush)), Ok(()));
+    rig.close().unwrap();
+}
+
+#[test]
+fn removal_at_any_step_of_the_start_is_survived() {
+    let started = || {
+        let model = plain();
+        let rig = Rig::new(&model, settings(16), 1);
+        let steps = model.counters();
+        rig.close().unwrap();
+        steps.completed
+    };
+    assert!(started() > 5);
+    for at in 1..120 {
+        let model = plain();
+        model.faults(|plan| plan.remove_at = Some(at));
+        let mut rig = Rig::starting(&model, settings(16));
+        rig.set_steps(1);
+        let over = rig.run_until(|rig| rig.ended().is_some() || rig.state() != State::Starting);
+        assert!(over, "at step {at}");
+        assert_eq!(model.verdict(), [], "at step {at}");
+        let ended_well = rig.ended().is_none_or(Result::is_err);
+        assert!(ended_well, "at step {at}");
+    }
+}
+
+#[test]
+fn every_step_of_the_start_may_fail_and_says_so() {
+    for opcode in [0x06, 0x09, 0x02] {
+        for nth in 0..4 {
+            for action in [
+                Action::Drop,
+                Action::Status(Status::INTERNAL),
+                Action::WrongCid(0x7777),
+                Action::StalePhase,
+                Action::Fatal,
+                Action::Remove,
+            ] {
+                let model = plain();
+                model.faults(|plan| plan.nth(Match::admin(opcode), nth, action));
+                let mut rig = Rig::starting(&model, settings(16));
+                let over = |rig: &mut Rig| rig.ended().is_some() || rig.state() == State::Ready;
+                assert!(rig.run_until(over), "{opcode:#x} {nth} {action:?}");
+                assert_eq!(model.verdict(), [], "{opcode:#x} {nth} {action:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_controller_that_is_never_ready_is_given_up_in_time() {
+    let model = plain();
+    model.faults(|plan| plan.never_ready = true);
+    let mut rig = Rig::starting(&model, settings(16));
+    let before = rig.now;
+    assert!(rig.run_until(|rig| rig.ended().is_some()));
+    assert!(rig.ended().unwrap().is_err());
+    let took = rig.now - before;
+    assert!(
+        took > Duration::from_secs(9) && took < Duration::from_secs(60),
+        "{took:?}"
+    );
+}
+
+#[test]
+fn statuses_become_what_initiators_are_told() {
+    let model = plain();
+    let mut rig = Rig::new(&model, settings(16), 1);
+    for (status, error) in [
+        (Status::UNRECOVERED_READ, IoError::Medium),
+        (Status::ABORTED, IoError::Aborted),
+        (Status::LBA_OUT_OF_RANGE, IoError::OutOfRange),
+    ] {
+        model.faults(|plan| plan.once(Match::io(READ), Action::Status(status)));
+        assert_eq!(
+            result(rig.run(0, read(&rig, 0, 0, 1))),
+            Err(error),
+            "{status}"
+        );
+    }
+    // What is not ready for a moment is asked again.
+    let busy = Action::Status(Status::NAMESPACE_NOT_READY);
+    model.faults(|plan| plan.once(Match::io(FLUSH), busy));
+    assert_eq!(result(rig.run(0, Operation::Flush)), Ok(()));
+    rig.close().unwrap();
+}
+
+#[test]
+fn a_storm_of_events_and_changes_is_taken_in() {
+    use crate::backend::nvme::model::events::Happening;
+    let model = plain();
+    let mut rig = Rig::new(&model, settings(16), 1);
+    for kind in 0..3 {
+        let event = Happening {
+            kind,
+            information: 0,
+            log_page: [1, 2, 4][usize::from(kind)],
+        };
+        model.happen(event, 500);
+    }
+    model.change_namespace(ONE, |namespace| namespace.blocks = 5000);
+    let namespace = rig.namespace.clone().unwrap();
+    assert!(rig.run_until(|_| namespace.blocks() == 5000));
+    assert_eq!(result(rig.run(0, write(&rig, 0, 4999, 1, 1))), Ok(()));
+    rig.pass(Duration::from_secs(1));
+    let told = model.counters().events;
+    assert!(told > 10, "{told}");
+    rig.close().unwrap();
+}
+
+#[test]
+fn a_shutdown_that_is_stuck_ends_all_the_same() {
+    let model = plain();
+    let rig = Rig::new(&model, settings(16), 1);
+    model.faults(|plan| plan.stuck_shutdown = true);
+    rig.close().unwrap();
+}
+
+#[test]
+fn namespaces_are_found_by_their_names_or_refused() {
+    let model = model(ModelOptions {
+        namespaces: vec![
+            NamespaceOptions::default(),
+            NamespaceOptions {
+                metadata: 8,
+                ..NamespaceOptions::default()
+            },
+            NamespaceOptions {
+                block_shift: 12,
+                nguid: [3; 16],
+                eui64: [3; 8],
+                uuid: [3; 16],
+                ..NamespaceOptions::default()
+            },
+        ],
+        ..ModelOptions::default()
+    });
+    let mut rig = Rig::new(&model, settings(16), 1);
+    let third = rig.find(Selector::Nguid([3; 16])).unwrap();
+    assert_eq!(third.geometry.namespace, NamespaceId(3));
+    assert_eq!(third.geometry.block_shift, 12);
+    assert!(rig.find(Selector::Id(NamespaceId(2))).is_err(), "metadata");
+    assert!(rig.find(Selector::Id(NamespaceId(9))).is_err());
+    assert!(
+        rig.find(Selector::Id(NamespaceId(3))).is_err(),
+        "it is served"
+    );
+    drop(third);
+    rig.close().unwrap();
+}
