@@ -20,6 +20,8 @@ use crate::backend::nvme::spec::status::Status;
 const EVENTS_MAX: u16 = 4;
 /// Requests that are sent in a second.
 const EVENTS_PER_SECOND: u16 = 16;
+/// How often the error log is read at most: reading it may itself say that there is more in it.
+const ERRORS_EVERY: Duration = Duration::from_secs(1);
 /// Bytes that are read of a page that is read only to have been read.
 const PAGE_BYTES: u32 = 512;
 
@@ -29,6 +31,8 @@ pub(super) struct Events {
     outstanding: u16,
     /// Pages to be read.
     errors: bool,
+    /// Not before this.
+    errors_at: Option<Instant>,
     health: bool,
     namespaces: bool,
     other: Option<u8>,
@@ -43,6 +47,7 @@ impl Events {
         *self = Self {
             most: data.events_max.min(EVENTS_MAX),
             health: true,
+            errors_at: self.errors_at,
             second: self.second,
             sent: self.sent,
             ..Self::default()
@@ -53,8 +58,12 @@ impl Events {
         self.errors = true;
     }
 
-    pub(super) fn has_work(&self) -> bool {
-        self.errors || self.health || self.namespaces || self.other.is_some()
+    pub(super) fn has_work(&self, now: Instant) -> bool {
+        self.reads_errors(now) || self.health || self.namespaces || self.other.is_some()
+    }
+
+    fn reads_errors(&self, now: Instant) -> bool {
+        self.errors && self.errors_at.is_none_or(|at| now >= at)
     }
 
     /// A request has completed.
@@ -119,7 +128,10 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         if std::mem::take(&mut self.events.health) {
             self.read_health().await?;
         }
-        if std::mem::take(&mut self.events.errors) {
+        let now = self.now();
+        if self.events.reads_errors(now) {
+            self.events.errors = false;
+            self.events.errors_at = now.checked_add(ERRORS_EVERY);
             self.read_error_log().await?;
         }
         if std::mem::take(&mut self.events.namespaces) {

@@ -444,10 +444,10 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         if self.pairs.has_work() {
             return self.work_on_pairs().await;
         }
-        if self.events.has_work() {
+        let now = self.now();
+        if self.events.has_work(now) {
             return self.read_event_logs().await;
         }
-        let now = self.now();
         if self.health.is_due(now) {
             return self.read_health().await;
         }

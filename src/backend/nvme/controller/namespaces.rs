@@ -18,6 +18,7 @@ use crate::backend::nvme::spec::command::{self, Identify};
 use crate::backend::nvme::spec::entry::NamespaceId;
 use crate::backend::nvme::spec::identify::{Identifiers, NamespaceData, namespaces};
 use crate::backend::nvme::spec::registers::Version;
+use crate::backend::nvme::spec::status::Status;
 
 /// Namespaces that are looked at, the lowest numbers first.
 const NAMESPACES_MAX: usize = 256;
@@ -326,9 +327,12 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             tracing::warn!(
                 controller = self.name,
                 namespace = id.0,
-                "the namespace is left out: {error}"
+                "the namespace cannot be looked at: {error}"
             );
-            return Ok(None);
+            // One that was there is not gone for that.
+            let absent = entry.status().is(Status::INVALID_NAMESPACE);
+            let before = self.namespaces.known.iter().find(|known| known.id == id);
+            return Ok(before.copied().filter(|_| !absent));
         }
         let data = NamespaceData::parse(&self.identify_data());
         if data.blocks == 0 {

@@ -57,7 +57,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
                         tracing::error!(controller, "the controller is reset: {error}");
                         told = Some(error.clone());
                     }
-                    self.ladder().await
+                    self.ladder(error).await
                 }
             };
             match ended {
@@ -87,10 +87,13 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
     }
 
     /// One rung after the other. `Err(Fault)`: none has helped, and it is time for the next try.
-    async fn ladder(&mut self) -> Result<(), Trouble> {
-        let mut last = ControllerError::Disabled;
+    /// Errors of the bus are over only when the function was reset.
+    async fn ladder(&mut self, error: ControllerError) -> Result<(), Trouble> {
+        let bus = error == ControllerError::Bus;
+        let mut last = error;
         for rung in [Rung::Disable, Rung::FunctionReset, Rung::SubsystemReset] {
             let ended = match self.climb(rung).await {
+                Ok(true) if bus && rung == Rung::Disable => continue,
                 Ok(true) => self.init().await,
                 Ok(false) => continue,
                 Err(trouble) => Err(trouble),

@@ -6,9 +6,12 @@ use std::time::Duration;
 use super::bed::Bed;
 use crate::backend::nvme::facts::{NamespaceState, Selector};
 use crate::backend::nvme::link::ToKeeper;
+use crate::backend::nvme::model::faults::{Action, Match};
 use crate::backend::nvme::model::{ModelOptions, NamespaceOptions};
+use crate::backend::nvme::spec::command::admin;
 use crate::backend::nvme::spec::entry::NamespaceId;
 use crate::backend::nvme::spec::registers::Version;
+use crate::backend::nvme::spec::status::Status;
 
 fn namespaces(all: impl IntoIterator<Item = NamespaceOptions>) -> ModelOptions {
     ModelOptions {
@@ -113,6 +116,25 @@ fn a_controller_without_namespaces_is_ready_for_some() {
     bed.model.change_namespace(NamespaceId(1), activate);
     bed.pass(Duration::from_secs(2));
     bed.find(Selector::Only).unwrap();
+    bed.close();
+}
+
+#[test]
+fn a_namespace_that_cannot_be_looked_at_is_not_gone() {
+    let mut bed = Bed::ready(ModelOptions::default());
+    let namespace = bed.find(Selector::Only).unwrap();
+    bed.pass(Duration::from_secs(1));
+    let identified = bed.model.counters().admin[&admin::IDENTIFY];
+    bed.model.faults(|plan| {
+        let on = Match::admin(admin::IDENTIFY);
+        plan.nth(on, 1, Action::Status(Status::INTERNAL));
+    });
+    let grow = |options: &mut NamespaceOptions| options.blocks = 8192;
+    bed.model.change_namespace(NamespaceId(1), grow);
+    bed.pass(Duration::from_secs(1));
+    assert!(bed.model.counters().admin[&admin::IDENTIFY] > identified);
+    assert_eq!(namespace.state(), NamespaceState::Active);
+    assert_eq!(namespace.blocks(), 4096, "as it was last seen");
     bed.close();
 }
 

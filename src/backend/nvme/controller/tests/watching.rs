@@ -7,7 +7,9 @@ use super::bed::Bed;
 use crate::backend::nvme::facts::{NamespaceState, Selector, State};
 use crate::backend::nvme::model::ModelOptions;
 use crate::backend::nvme::model::events::Happening;
+use crate::backend::nvme::model::faults::{Action, Match};
 use crate::backend::nvme::spec::command::admin;
+use crate::backend::nvme::spec::status::Status;
 
 #[test]
 fn health_is_read_at_once_and_every_minute() {
@@ -54,6 +56,28 @@ fn a_storm_of_events_is_listened_to_a_few_times_a_second() {
     let more = sent(&bed) - before;
     assert!((20..=200).contains(&more), "{more} requests in 10 s");
     assert_eq!(bed.controller.state(), State::Ready);
+    bed.close();
+}
+
+#[test]
+fn a_log_that_always_says_more_is_read_once_a_second() {
+    let mut bed = Bed::ready(ModelOptions::default());
+    bed.pass(Duration::from_secs(2));
+    let more = Action::Status(Status::from_field(0x2000 | Status::INTERNAL.field()));
+    let on = Match::admin(admin::LOG_PAGE);
+    bed.model.faults(|plan| plan.always(on, more));
+    let error = Happening {
+        kind: 0,
+        information: 3,
+        log_page: 1,
+    };
+    bed.model.happen(error, 1);
+    let fetched = bed.model.counters().fetched;
+    bed.pass(Duration::from_secs(10));
+    let more = bed.model.counters().fetched - fetched;
+    assert!((8..=40).contains(&more), "{more} commands in 10 s");
+    assert_eq!(bed.controller.state(), State::Ready);
+    bed.model.faults(|plan| plan.clear());
     bed.close();
 }
 
