@@ -3,9 +3,9 @@
 //!
 //! About once a second it looks at the space behind each unit, and, when it is told to, at the size
 //! of each object. Devices that change by themselves are looked at each second as well: their size,
-//! and whether they are ready. What it finds goes to the unit's home core as [`News`], and into the log where
-//! an operator has to know. A unit near its capacity is looked at more often, and one that is slow
-//! to tell less often.
+//! and whether they are ready. What it finds goes to the unit's home core as [`News`], and into the
+//! log where an operator has to know. A unit near its capacity is looked at more often, and one
+//! that is slow to tell less often.
 //!
 //! When it is told to look at sizes it also reads the configuration file again, for the access
 //! states of portal groups: those that the operator has changed there are implicit transitions
