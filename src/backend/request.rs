@@ -169,7 +169,8 @@ impl Manner {
     }
 }
 
-/// The end of a request. The buffer comes back also when the operation failed.
+/// The end of a request. The buffer comes back, also when the operation failed, unless the device
+/// may still write to it: then it failed, and the device keeps the buffer until it has let go.
 #[derive(Debug)]
 pub struct Completion {
     pub token: Token,

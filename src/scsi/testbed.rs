@@ -612,6 +612,8 @@ impl Bench {
                 None
             }
         };
+        // A device that has failed may keep the buffer.
+        let buf = buf.filter(|_| ok);
         Event::Completed { result, buf }
     }
 }

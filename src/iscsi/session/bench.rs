@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use arrayvec::ArrayVec;
 
 use super::{ConnectionIndex, Effect, Env, Fault, Guards, Session, SessionIndex, Timeouts, unpack};
-use crate::backend::{Designators, DeviceInfo, Operation, Request};
+use crate::backend::{Designators, DeviceInfo, IoError, Request};
 use crate::iscsi::login::fixture::{FULL, Initiator, OPERATIONAL, WHO, World, transit};
 use crate::iscsi::node::{LunMapping, Nodes};
-use crate::mem::{Pages, Pool};
+use crate::mem::{DmaBuf, Pages, Pool};
 use crate::pdu::{
     BHS_LEN, Bhs, Cid, CmdSn, Itt, LoginResponse, LunField, Opcode, ScsiCommand, ScsiResponse,
     StatSn, TaskAttribute, TaskManagementFunction, TaskManagementRequest, TaskManagementResponse,
@@ -273,11 +273,18 @@ impl Bench {
             operation, token, ..
         } = self.requests.remove(0);
         let (_, task) = unpack(token.finish());
-        let buf = match operation {
-            Operation::Read { buf, .. } | Operation::Write { buf, .. } => Some(buf),
-            _ => None,
-        };
+        let buf = operation.into_buf();
         self.call(|session, env| session.complete(env, task, Ok(()), buf));
+    }
+
+    /// The device has failed at its oldest request and keeps the buffer, which this returns.
+    pub(super) fn fail_and_keep(&mut self, error: IoError) -> Option<DmaBuf> {
+        let Request {
+            operation, token, ..
+        } = self.requests.remove(0);
+        let (_, task) = unpack(token.finish());
+        self.call(|session, env| session.complete(env, task, Err(error), None));
+        operation.into_buf()
     }
 
     fn take_bytes(&mut self, on: ConnectionIndex) -> Vec<u8> {

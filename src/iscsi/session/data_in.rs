@@ -118,6 +118,7 @@ impl Session {
         let bytes = buf.len();
         let (id, lba) = (task.id, task.data_in.lba);
         task.data_in.reading = true;
+        task.data_in.reading_bytes = bytes;
         task.data_in.lba += u64::from(blocks);
         task.data_in.blocks -= blocks;
         self.connections[on].read_ahead += bytes;
@@ -126,7 +127,7 @@ impl Session {
         true
     }
 
-    /// A piece was read, or failed.
+    /// A piece was read, or failed; a device that cannot let go of the buffer then keeps it.
     pub(super) fn piece_read(
         &mut self,
         env: &mut Env<'_>,
@@ -136,9 +137,9 @@ impl Session {
     ) {
         let task = self.tasks.slot(id.slot).expect("complete() has found it");
         task.data_in.reading = false;
-        let buf = buf.expect("a read brings its buffer back");
+        let bytes = std::mem::take(&mut task.data_in.reading_bytes);
         let connection = &mut self.connections[task.connection];
-        connection.read_ahead = connection.read_ahead.saturating_sub(buf.len());
+        connection.read_ahead = connection.read_ahead.saturating_sub(bytes);
         if task.aborted {
             drop(buf);
             self.finish_aborted(env, id.slot);
@@ -149,6 +150,7 @@ impl Session {
             self.resume(env, id.slot, Event::Streamed(Err(error)));
             return;
         }
+        let buf = buf.expect("a good read brings its buffer back");
         let left = (task.data_in.limit - task.data_in.sent) as usize;
         let end = buf.len().min(left);
         let held = connection.transmit.hold(buf);
@@ -277,5 +279,45 @@ impl Session {
         transmit.push_payload(pdu.emit(), &piece.held, range);
         transmit.release(piece.held);
         self.leave_task_set(env, &task);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bench::{Answer, Bench};
+    use super::*;
+    use crate::pdu::{ScsiCommand, TaskManagementFunction, TaskManagementResponseCode};
+
+    /// A READ (16) of one block.
+    fn read(itt: u32) -> ScsiCommand {
+        let mut cdb = [0; 16];
+        (cdb[0], cdb[13]) = (0x88, 1);
+        ScsiCommand {
+            read: true,
+            write: false,
+            ..Bench::command(itt, 0, cdb, 512)
+        }
+    }
+
+    #[test]
+    fn a_device_that_fails_may_keep_the_buffer() {
+        let mut bench = Bench::new();
+        bench.send(&read(1), &[]);
+        let kept = bench.fail_and_keep(IoError::Absent);
+        assert_eq!(kept.map(|buf| buf.len()), Some(512));
+        let absent = Some((2, 0x3a, 0));
+        let told = Answer::Status(1, 2, absent);
+        assert_eq!(bench.answers(), [told]);
+        // An aborted one.
+        bench.send(&read(2), &[]);
+        bench.manage(3, TaskManagementFunction::AbortTask, 0, 2);
+        assert_eq!(bench.answers(), []);
+        assert!(bench.fail_and_keep(IoError::NotReady).is_some());
+        let complete = TaskManagementResponseCode::FunctionComplete;
+        assert_eq!(bench.answers(), [Answer::Management(3, complete)]);
+        // A write.
+        bench.send_write(4, 0);
+        assert!(bench.fail_and_keep(IoError::NotReady).is_some());
+        assert_eq!(bench.answers(), [Answer::Status(4, 2, Some((2, 4, 0)))]);
     }
 }

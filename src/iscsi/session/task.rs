@@ -131,8 +131,9 @@ pub(super) struct DataIn {
     pub(super) limit: u32,
     pub(super) sent: u32,
     pub(super) data_sn: u32,
-    /// A piece is being read.
+    /// A piece is being read, of so many bytes.
     pub(super) reading: bool,
+    pub(super) reading_bytes: usize,
     /// Bytes that a piece under way at the device will add.
     pub(super) piece: Option<Piece>,
     /// Known once everything was read.

@@ -163,14 +163,10 @@ impl Copying {
     ) -> Result<Option<Step>, Failure> {
         match (self.phase, event) {
             (Phase::Idle, None) => {}
-            (
-                Phase::Reading { offset, bytes },
-                Some(Event::Completed {
-                    result,
-                    buf: Some(buf),
-                }),
-            ) => {
+            (Phase::Reading { offset, bytes }, Some(Event::Completed { result, buf })) => {
+                // A device may keep the buffer of a read that has failed.
                 self.check(result, Access::Read)?;
+                let buf = buf.expect("a good read brings its buffer back");
                 return self.write(cx, offset, bytes, buf).map(Some);
             }
             (Phase::Writing { bytes }, Some(Event::Completed { result, buf })) => {
