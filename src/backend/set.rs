@@ -4,7 +4,7 @@
 //! request never fails to be submitted: what is wrong with it is its completion. Devices in process
 //! do their work in `submit` and the answer waits in `ready`; long zeroings of the memory disk go
 //! on a step each poll; files and block devices complete when the kernel or a helper thread says
-//! so. Completions come in any order.
+//! so; NVMe controllers are asked in each poll. Completions come in any order.
 //!
 //! Invariants: every token that is submitted comes back once; a device sees only ranges inside its
 //! capacity and buffers of exactly the range's length.
@@ -20,11 +20,14 @@ use super::backing::{Backing, Device};
 use super::faults::Verdict;
 use super::file::Files;
 use super::memory::ZERO_STEP_BYTES;
+use super::nvme::any::{AnyBar, AnySpace};
+use super::nvme::device::{Cores, Served};
 use super::request::{
     Completion, DeviceInfo, IoError, LbaRun, Manner, Operation, Request, Token, UnitIndex,
 };
 use super::spec::OpenError;
 use super::wake::Wake;
+use crate::mem::{Pages, Pool};
 
 /// Completions for which room is made at start.
 const READY_CAPACITY: usize = 4096;
@@ -61,8 +64,14 @@ pub struct Set {
     /// A unit was attached whose device has faults on purpose.
     may_fault: bool,
     files: Option<Files>,
+    nvme: Option<Cores<AnyBar, AnySpace>>,
+    /// Of which all buffers are that NVMe controllers are given.
+    pool: Option<(Pool, Pages)>,
     wake: Arc<Wake>,
 }
+
+/// Why the engine of a unit is there.
+const ATTACHED: &str = "made when the unit was attached";
 
 /// A long zeroing of a memory disk: bytes `at..end` are still to do.
 #[derive(Debug)]
@@ -101,8 +110,16 @@ impl Set {
             parked: Vec::new(),
             may_fault: false,
             files: None,
+            nvme: None,
+            pool: None,
             wake: Arc::new(Wake::new()?),
         })
+    }
+
+    /// Names the pool out of which the buffers of all requests come, and the pages of queues:
+    /// before the first NVMe controller is attached, which has to reach them.
+    pub fn use_pool(&mut self, pool: &Pool, pages: Pages) {
+        self.pool = Some((pool.clone(), pages));
     }
 
     /// Makes `backing` this core's device of `unit`. Returns the name of the engine that serves it.
@@ -126,11 +143,26 @@ impl Set {
                     .get_or_insert_with(|| Files::new(depth, units.into(), &self.wake));
                 files.attach(unit.0, object)?
             }
-            Device::Nvme(unit) => {
-                return Err(OpenError::Nvme {
-                    address: unit.name().to_owned(),
-                    why: "this core has no memory that the controller reaches".to_owned(),
-                });
+            Device::Nvme(nvme) => {
+                let refused = |why: String| OpenError::Nvme {
+                    address: nvme.name().to_owned(),
+                    why,
+                };
+                let Some((pool, pages)) = &self.pool else {
+                    let why = "this core has no memory that the controller reaches";
+                    return Err(refused(why.to_owned()));
+                };
+                let units = self.options.units.into();
+                let cores = self
+                    .nvme
+                    .get_or_insert_with(|| Cores::new(units, (pool, *pages), &self.wake));
+                let served = Served {
+                    handle: &nvme.handle,
+                    namespace: &nvme.namespace,
+                    write_through: !backing.info().write_cache,
+                };
+                let attached = cores.attach(unit.0, &served);
+                attached.map_err(|error| refused(error.to_string()))?
             }
         };
         self.may_fault |= backing.faults().is_some();
@@ -145,10 +177,14 @@ impl Set {
             .units
             .get_mut(usize::from(unit.0))
             .and_then(Option::take);
-        if backing.is_some()
-            && let Some(files) = &mut self.files
-        {
+        if backing.is_none() {
+            return;
+        }
+        if let Some(files) = &mut self.files {
             files.detach(unit.0);
+        }
+        if let Some(nvme) = &mut self.nvme {
+            nvme.detach(unit.0);
         }
     }
 
@@ -193,6 +229,9 @@ impl Set {
         if let Some(files) = &mut self.files {
             files.kick(now);
         }
+        if let Some(nvme) = &mut self.nvme {
+            nvme.kick(now, &mut self.ready);
+        }
     }
 
     /// Moves completions into `done` until its capacity is used up; it never grows.
@@ -205,6 +244,9 @@ impl Set {
         {
             files.poll(&mut self.ready);
         }
+        if let Some(nvme) = &mut self.nvme {
+            nvme.poll(&mut self.ready);
+        }
         self.zero_step();
         while done.len() < done.capacity()
             && let Some(completion) = self.ready.pop_front()
@@ -213,10 +255,12 @@ impl Set {
         }
     }
 
-    /// Requests that were submitted and whose completions were not polled yet.
+    /// Requests that were submitted and whose completions were not polled yet; and other cores that
+    /// send to an NVMe controller through this one, which must not end before they do.
     pub fn in_flight(&self) -> usize {
         let files = self.files.as_ref().map_or(0, Files::in_flight);
-        files + self.ready.len() + self.zeroing.len() + self.parked.len()
+        let nvme = self.nvme.as_ref().map_or(0, Cores::in_flight);
+        files + nvme + self.ready.len() + self.zeroing.len() + self.parked.len()
     }
 
     /// Descriptors that become readable when a poll may find something, for epoll. Signals come
@@ -231,6 +275,7 @@ impl Set {
             || !self.zeroing.is_empty()
             || !self.parked.is_empty()
             || self.files.as_ref().is_some_and(Files::needs_poll)
+            || self.nvme.as_ref().is_some_and(Cores::needs_poll)
     }
 
     /// Turns signals on and looks once more. `true`: the core may sleep on [`Set::wake_fds`] and
@@ -240,6 +285,7 @@ impl Set {
     pub fn before_sleep(&mut self) -> bool {
         self.wake.arm();
         let quiet = self.files.as_mut().is_none_or(|files| files.sleep(true));
+        let quiet = quiet && self.nvme.as_ref().is_none_or(Cores::is_quiet);
         let may_sleep = quiet && !self.needs_poll();
         if !may_sleep {
             self.signals_off();
@@ -300,13 +346,10 @@ impl Set {
         }
         let size = u64::from(backing.info().block_size);
         let (at, end) = (lba * size, (lba + blocks) * size);
+        let manner = Manner::new(durable, past_limit);
         match backing.device() {
             Device::File(_) => {
-                let files = self
-                    .files
-                    .as_mut()
-                    .expect("made when the unit was attached");
-                let manner = Manner::new(durable, past_limit);
+                let files = self.files.as_mut().expect(ATTACHED);
                 return files.submit(unit.0, operation, token, manner, &mut self.ready);
             }
             Device::Memory(disk) => match &mut operation {
@@ -323,9 +366,8 @@ impl Set {
                 }
                 Operation::Unmap { .. } | Operation::WriteZeroes { .. } => {
                     if end - at > ZERO_STEP_BYTES {
-                        let backing = Arc::clone(backing);
                         return self.zeroing.push_back(Zeroing {
-                            backing,
+                            backing: Arc::clone(backing),
                             at,
                             end,
                             token,
@@ -334,8 +376,10 @@ impl Set {
                     disk.zero(at..end);
                 }
             },
-            // None was attached.
-            Device::Nvme(_) => return self.done(token, Err(IoError::NotReady), operation),
+            Device::Nvme(_) => {
+                let nvme = self.nvme.as_mut().expect(ATTACHED);
+                return nvme.submit(unit.0, operation, (token, manner), &mut self.ready);
+            }
             Device::Null => answer_from_nothing(&mut operation, backing.info().blocks - lba),
         }
         self.done(token, Ok(()), operation);

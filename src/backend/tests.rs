@@ -11,6 +11,7 @@ use super::file::FileObject;
 use super::suite::{self, DEVICE_BYTES_MIN, Driver};
 use super::*;
 
+mod nvme;
 mod waiting;
 
 const SEED: u64 = 20_261_122;

@@ -231,7 +231,7 @@ impl Reactor {
     pub fn new(plan: Plan) -> Result<Self, String> {
         plan.cpu.map_or(Ok(()), affinity::pin)?;
         let pool = Pool::new(plan.pool_bytes, plan.pages).map_err(|error| error.to_string())?;
-        let mut backends = backend::Set::new(&plan.backend).map_err(|error| error.to_string())?;
+        let mut backends = devices(&plan.backend, &pool, plan.pages)?;
         let mut units = plan.units;
         let troubles = attach(&mut backends, &plan.backings, &mut units);
         let (now, calendar) = (clock::now(), clock::Calendar::read());
@@ -755,6 +755,13 @@ fn poller(
         poller.add(&fd, PORTS)?;
     }
     Ok(poller)
+}
+
+/// The core's devices, none yet, which are given buffers of `pool`.
+fn devices(options: &backend::Options, pool: &Pool, pages: Pages) -> Result<backend::Set, String> {
+    let mut backends = backend::Set::new(options).map_err(|error| error.to_string())?;
+    backends.use_pool(pool, pages);
+    Ok(backends)
 }
 
 /// Attaches what can be attached. A unit whose device this core cannot drive is not ready here, and

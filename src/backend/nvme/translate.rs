@@ -2,8 +2,8 @@
 //! cut by cut.
 //!
 //! - A flush is nothing where there is no write cache.
-//! - UNMAP is Dataset Management, as many ranges in a command as the controller takes. It is advice;
-//!   that blocks read as zeroes afterwards is promised only where the namespace promises it.
+//! - UNMAP is Dataset Management, as many ranges in a command as the controller takes. It is
+//!   advice; that blocks read as zeroes then is promised only where the namespace promises it.
 //! - Zeroes are Write Zeroes; where the controller has none, they are written out of one page.
 //! - Which blocks have memory behind them is not known: all of them may.
 //!
