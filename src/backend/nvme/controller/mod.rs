@@ -319,6 +319,9 @@ struct Life<B: Bar, D: DmaSpace> {
     /// It was found to be gone, or wanted.
     gone: bool,
     closing: bool,
+    /// A job's command is outstanding: closing waits for its end, so that no answer is taken for
+    /// another's and no queue is half deleted.
+    commanding: bool,
     /// The shutdown is under way, so that closing ends no wait.
     leaving: bool,
     /// What cores have told.
@@ -358,6 +361,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             attached: true,
             gone: false,
             closing: false,
+            commanding: false,
             leaving: false,
             trouble: None,
             look_at: None,
@@ -433,6 +437,9 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
     /// Does one thing after the other until something is wrong or it is to end.
     async fn serve(&mut self) -> Trouble {
         loop {
+            if self.closing {
+                return Trouble::Closing;
+            }
             if let Err(trouble) = self.serve_once().await {
                 return trouble;
             }
@@ -478,7 +485,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         if let Some(trouble) = self.trouble.take().filter(|_| self.serving) {
             return Err(trouble);
         }
-        if self.closing && !self.leaving {
+        if self.closing && !self.leaving && !self.commanding {
             return Err(Trouble::Closing);
         }
         Ok(())
@@ -684,6 +691,13 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         let purpose = (Purpose::Job, Some(since + self.settings.admin_timeout));
         self.answer = None;
         self.admin.submit(&*self.bar, entry, purpose);
+        self.commanding = true;
+        let answer = self.answered(since).await;
+        self.commanding = false;
+        answer
+    }
+
+    async fn answered(&mut self, since: Instant) -> Result<CompletionEntry, Trouble> {
         loop {
             let long = self.now().saturating_duration_since(since) > COMMAND_LONG;
             let pace = if long { REGISTER_LOOK } else { COMMAND_LOOK };

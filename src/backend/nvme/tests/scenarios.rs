@@ -333,6 +333,21 @@ fn a_storm_of_events_and_changes_is_taken_in() {
 }
 
 #[test]
+fn an_orderly_end_deletes_every_queue_and_says_goodbye() {
+    for seed in 0..20 {
+        let model = model(ModelOptions {
+            seed,
+            ..ModelOptions::default()
+        });
+        let rig = Rig::new(&model, settings(16), 4);
+        rig.close().unwrap();
+        let counters = model.counters();
+        assert_eq!(counters.queues_created, counters.queues_deleted, "{seed}");
+        assert_eq!((counters.shutdowns, counters.disabled), (1, 1), "{seed}");
+    }
+}
+
+#[test]
 fn a_shutdown_that_is_stuck_ends_all_the_same() {
     let model = plain();
     let rig = Rig::new(&model, settings(16), 1);
