@@ -3,5 +3,6 @@
 
 mod blocks;
 mod parsers;
+mod properties;
 mod rig;
 mod scenarios;
