@@ -19,6 +19,7 @@
 //! - [`controller`], [`keeper`]: the control side of a controller, and its thread.
 //! - [`unit`], [`any`]: what a logical unit has of it, and what it is reached through.
 //! - [`vfio`]: registers and memory of controllers that the kernel gives to this process.
+//! - [`kernel`]: namespaces that stay with the kernel's driver, by the same commands.
 //! - `model`: a controller for tests, behind `Bar` and `DmaSpace`.
 //!
 //! `spec` uses nothing else here; `bar` and `dma` use `spec`; `facts` and `link` use those. The
@@ -37,6 +38,7 @@ pub(crate) mod dma;
 pub(crate) mod facts;
 #[cfg(test)]
 mod flat;
+pub(crate) mod kernel;
 pub(crate) mod keeper;
 pub(crate) mod lane;
 pub(crate) mod link;

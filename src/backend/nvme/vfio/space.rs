@@ -1,5 +1,10 @@
 //! [`VfioSpace`]: the addresses of a function, and what of this process's memory is behind them.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "mapping and opening on the control side only"
+)]
+
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -163,6 +163,10 @@ fn identify(bar: &VfioBar, rings: &mut DmaPages<VfioSpace>) {
 }
 
 /// Looks again and again, for ten seconds at most.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a device of this machine takes its own time"
+)]
 fn within(mut done: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(10);
     while !done() {

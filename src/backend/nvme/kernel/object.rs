@@ -1,0 +1,388 @@
+//! [`KernelObject`]: a namespace by its character device, opened once on the control side.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags, Stat, major, minor, open, stat};
+use rustix::io::Errno;
+
+use super::super::super::request::{Designators, DeviceInfo};
+use super::super::super::spec::{OpenError, Spec};
+use super::super::facts::{
+    AtomicBoundary, DeallocateLimits, Geometry, Limits, QUEUE_ENTRIES_MAX, TRANSFER_BYTES_MAX,
+};
+use super::super::spec::command::{Identify, RANGES_MAX, identify};
+use super::super::spec::entry::NamespaceId;
+use super::super::spec::identify::{ControllerData, Identifiers, NamespaceData, PAGE_BYTES, Page};
+use super::super::spec::registers::Version;
+use super::command::{ADMIN, COMMAND_BYTES, NAMESPACE_ID, bytes};
+
+/// Bytes of one Write Zeroes at most.
+const ZEROES_BYTES_MAX: u64 = 32 << 20;
+const PAGE: u64 = PAGE_BYTES as u64;
+/// The exponent of the smallest memory page that a controller may have, where it is not known.
+const PAGE_SHIFT: u8 = 12;
+
+/// See the module. The claim goes when it is dropped.
+#[derive(Debug)]
+pub(crate) struct KernelObject {
+    file: OwnedFd,
+    pub(super) geometry: Geometry,
+    pub(super) limits: Limits,
+    pub(super) blocks: u64,
+    pub(super) write_through: bool,
+    _claim: OwnedFd,
+}
+
+impl KernelObject {
+    /// Opens the namespace at `path` and claims its block device.
+    ///
+    /// # Errors
+    /// Why it cannot be served, and the remedy.
+    pub(crate) fn open(spec: &Spec, path: &Path) -> Result<(Self, DeviceInfo), OpenError> {
+        let refuse = |why: String| OpenError::Nvme {
+            address: path.display().to_string(),
+            why,
+        };
+        let access = if spec.read_only {
+            OFlags::RDONLY
+        } else {
+            OFlags::RDWR
+        };
+        let stat = stat(path).map_err(|errno| refuse(errno.to_string()))?;
+        let disk = disk_of(&stat).ok_or_else(|| {
+            refuse("it is no character device of a namespace, such as /dev/ng0n1".to_owned())
+        })?;
+        let flags = access | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let claim = open(&disk, flags, Mode::empty()).map_err(|errno| {
+            let disk = disk.display();
+            refuse(match errno {
+                Errno::BUSY => format!("{disk} is mounted, or used by something else"),
+                errno => format!("{disk}: {errno}"),
+            })
+        })?;
+        // The kernel lets commands that write through for files opened to write.
+        let file = open(path, access | OFlags::CLOEXEC, Mode::empty());
+        let file = file.map_err(|errno| refuse(errno.to_string()))?;
+        let (identity, queue) = (Identity::ask(&file), QueueLimits::of(&disk));
+        let identity = identity.map_err(|errno| {
+            refuse(format!("identifying it: {errno}; this needs CAP_SYS_ADMIN"))
+        })?;
+        identity.check(spec).map_err(refuse)?;
+        let geometry = identity.geometry();
+        let limits = identity.limits(queue);
+        let info = info(spec, &geometry, &limits, identity.namespace.blocks)?;
+        let object = Self {
+            file,
+            geometry,
+            limits,
+            blocks: identity.namespace.blocks,
+            write_through: !spec.write_cache,
+            _claim: claim,
+        };
+        Ok((object, info))
+    }
+
+    pub(super) fn file(&self) -> &OwnedFd {
+        &self.file
+    }
+}
+
+/// The block device beside a character device: /dev/nvme0n1 of ng0n1.
+fn disk_of(stat: &Stat) -> Option<PathBuf> {
+    if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice {
+        return None;
+    }
+    let (major, minor) = (major(stat.st_rdev), minor(stat.st_rdev));
+    let link = fs::read_link(format!("/sys/dev/char/{major}:{minor}")).ok()?;
+    disk_name(link.file_name()?.to_str()?).map(|name| Path::new("/dev").join(name))
+}
+
+fn disk_name(character: &str) -> Option<OsString> {
+    let rest = character.strip_prefix("ng")?;
+    let (controller, namespace) = rest.split_once('n')?;
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    (digits(controller) && digits(namespace)).then(|| format!("nvme{rest}").into())
+}
+
+/// What the kernel's queue takes, in bytes and in pieces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct QueueLimits {
+    bytes: u64,
+    segments: u64,
+}
+
+impl QueueLimits {
+    fn of(disk: &Path) -> Self {
+        let name = disk.file_name().unwrap_or_default().to_string_lossy();
+        let number = |what: &str| -> Option<u64> {
+            let text = fs::read_to_string(format!("/sys/class/block/{name}/queue/{what}"));
+            text.ok()?.trim().parse().ok()
+        };
+        Self {
+            bytes: number("max_hw_sectors_kb").map_or(PAGE, |kib| kib.saturating_mul(1024)),
+            segments: number("max_segments").unwrap_or(1),
+        }
+    }
+}
+
+/// What the controller says.
+#[derive(Debug)]
+struct Identity {
+    id: NamespaceId,
+    controller: ControllerData,
+    namespace: NamespaceData,
+    identifiers: Identifiers,
+}
+
+impl Identity {
+    fn ask(file: &OwnedFd) -> Result<Self, Errno> {
+        let id = NamespaceId(namespace_id(file)?);
+        let controller = ControllerData::parse(&*admin(file, Identify::Controller)?);
+        let namespace = NamespaceData::parse(&*admin(file, Identify::Namespace(id))?);
+        let identifiers = match controller.version >= Version::V1_3 {
+            true => Identifiers::parse(&*admin(file, Identify::Descriptors(id))?),
+            false => Identifiers::default(),
+        };
+        let identifiers = identifiers.or(&namespace);
+        Ok(Self {
+            id,
+            controller,
+            namespace,
+            identifiers,
+        })
+    }
+
+    /// Whether it can be served, and with blocks of that size.
+    fn check(&self, spec: &Spec) -> Result<(), String> {
+        let format = &self.namespace.format;
+        if self.identifiers.command_set.is_some_and(|set| set != 0) {
+            return Err("it is not of the NVM command set (zoned or key value)".to_owned());
+        }
+        if self.namespace.protection != 0 || format.metadata_bytes != 0 {
+            let remedy = "format it without (nvme format --pi=0 --ms=0)";
+            return Err(format!(
+                "it has metadata or protection information; {remedy}"
+            ));
+        }
+        let bytes = 1_u64
+            .checked_shl(format.block_shift.into())
+            .unwrap_or_default();
+        if bytes != u64::from(spec.block_size) {
+            return Err(format!(
+                "its blocks are {bytes} bytes, not block_size = {}; set block_size, or format it",
+                spec.block_size
+            ));
+        }
+        if self.namespace.blocks > u64::MAX >> format.block_shift {
+            return Err("it says that it has more blocks than any device has".to_owned());
+        }
+        Ok(())
+    }
+
+    fn geometry(&self) -> Geometry {
+        let data = &self.namespace;
+        let from_zero = |field: u16| u32::from(field) + 1;
+        let bounded = data.own_atomics && data.boundary_power_fail != 0;
+        Geometry {
+            namespace: self.id,
+            block_shift: data.format.block_shift,
+            boundary_blocks: data.optimal_boundary.into(),
+            atomic_blocks: match data.own_atomics {
+                true => from_zero(data.atomic_power_fail),
+                false => self.controller.atomic_power_fail_blocks,
+            },
+            atomic_boundary: bounded.then_some(AtomicBoundary {
+                blocks: from_zero(data.boundary_power_fail),
+                offset: data.boundary_offset.into(),
+            }),
+            unmapped_reads_zeroes: data.deallocated_reads_zeroes,
+            write_zeroes_deallocates: data.write_zeroes_deallocates,
+            deallocate_granularity: match data.own_granularities {
+                true => data.deallocate_granularity,
+                false => 1,
+            },
+            identifiers: self.identifiers,
+        }
+    }
+
+    /// What the controller and the kernel's queue both take.
+    fn limits(&self, queue: QueueLimits) -> Limits {
+        let device = self.controller.transfer_bytes_max(PAGE_SHIFT);
+        // The first piece of unaligned memory is cut in two.
+        let pieces = queue.segments.saturating_sub(1).saturating_mul(PAGE);
+        let transfer = device
+            .unwrap_or(u64::MAX)
+            .min(queue.bytes)
+            .min(pieces)
+            .min(TRANSFER_BYTES_MAX.into());
+        let transfer = (transfer / PAGE * PAGE).max(PAGE);
+        let zeroes = device
+            .unwrap_or(ZEROES_BYTES_MAX)
+            .clamp(PAGE, ZEROES_BYTES_MAX);
+        Limits {
+            queue_entries: QUEUE_ENTRIES_MAX,
+            queue_pairs: 1,
+            transfer_bytes: u32::try_from(transfer).unwrap_or(TRANSFER_BYTES_MAX),
+            write_zeroes_bytes: self.controller.write_zeroes.then_some(zeroes),
+            deallocate: self.controller.deallocate.then_some(DeallocateLimits {
+                ranges: u16::try_from(RANGES_MAX).unwrap_or(u16::MAX),
+                range_blocks: u32::MAX,
+                blocks: u64::MAX,
+            }),
+            write_cache: self.controller.write_cache,
+        }
+    }
+}
+
+/// What a unit on it says of itself.
+fn info(
+    spec: &Spec,
+    geometry: &Geometry,
+    limits: &Limits,
+    blocks: u64,
+) -> Result<DeviceInfo, OpenError> {
+    let mut info = spec.info(blocks.saturating_mul(spec.block_size.into()))?;
+    info.write_cache &= limits.write_cache;
+    info.unmap = limits.deallocate.is_some() && !info.read_only;
+    info.unmap_reads_zeroes = info.unmap && geometry.unmapped_reads_zeroes;
+    info.unmap_granularity = geometry.deallocate_granularity.max(1);
+    // Where there are boundaries, only one block is sure not to cross any.
+    info.atomic_write_blocks = match geometry.atomic_boundary {
+        Some(_) => 1,
+        None => (limits.transfer_bytes / spec.block_size).clamp(1, geometry.atomic_blocks.max(1)),
+    };
+    let identifiers = &geometry.identifiers;
+    info.designators = Designators {
+        nguid: identifiers.nguid,
+        eui64: identifiers.eui64,
+        uuid: identifiers.uuid,
+    };
+    Ok(info)
+}
+
+fn checked(result: libc::c_int) -> Result<libc::c_int, Errno> {
+    if result >= 0 {
+        return Ok(result);
+    }
+    let error = std::io::Error::last_os_error();
+    Err(Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
+
+fn namespace_id(file: &OwnedFd) -> Result<u32, Errno> {
+    // SAFETY: this operation takes no argument, and touches no memory of ours.
+    let id = checked(unsafe { libc::ioctl(file.as_raw_fd(), NAMESPACE_ID) })?;
+    u32::try_from(id).map_err(|_| Errno::IO)
+}
+
+/// Has the controller identify something; waits for it.
+fn admin(file: &OwnedFd, what: Identify) -> Result<Box<Page>, Errno> {
+    let mut page = Box::new([0; PAGE_BYTES]);
+    let address = page.as_mut_ptr().expose_provenance() as u64;
+    let length = u32::try_from(PAGE_BYTES).map_err(|_| Errno::INVAL)?;
+    let mut command: [u8; COMMAND_BYTES] = bytes(&identify(what), address, length);
+    // SAFETY: this operation reads a structure of as many bytes and writes to it and to the page,
+    // which both outlive it: it returns when the command has ended.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), ADMIN, command.as_mut_ptr()) };
+    match checked(result)? {
+        0 => Ok(page),
+        // A status of the controller's.
+        _ => Err(Errno::IO),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A namespace of 1000 blocks of 512 bytes behind a controller with a cache.
+    fn identity(change: impl FnOnce(&mut Page, &mut Page)) -> Identity {
+        let (mut controller, mut namespace) = ([0; PAGE_BYTES], [0; PAGE_BYTES]);
+        controller[77] = 5;
+        controller[520] = 0b1100;
+        controller[525] = 1;
+        namespace[0..2].copy_from_slice(&1000_u16.to_le_bytes());
+        namespace[33] = 1;
+        namespace[130] = 9;
+        change(&mut controller, &mut namespace);
+        let namespace = NamespaceData::parse(&namespace);
+        Identity {
+            id: NamespaceId(1),
+            controller: ControllerData::parse(&controller),
+            identifiers: Identifiers::default().or(&namespace),
+            namespace,
+        }
+    }
+
+    fn spec() -> Spec {
+        Spec::new(super::super::super::super::spec::Kind::Null { bytes: 0 })
+    }
+
+    #[test]
+    fn a_character_device_has_a_disk_beside_it() {
+        assert_eq!(disk_name("ng0n1"), Some("nvme0n1".into()));
+        assert_eq!(disk_name("ng12n34"), Some("nvme12n34".into()));
+        for other in [
+            "nvme0", "ng0", "ng0n1p1", "ngn1", "ng0n", "ng0c1n1", "zero", "",
+        ] {
+            assert_eq!(disk_name(other), None, "{other}");
+        }
+        let plain = stat("/dev/null").unwrap();
+        assert_eq!(disk_of(&plain), None);
+        let directory = stat("/dev").unwrap();
+        assert_eq!(disk_of(&directory), None);
+    }
+
+    #[test]
+    fn transfers_are_what_device_and_queue_both_take() {
+        let queue = |bytes, segments| QueueLimits { bytes, segments };
+        let transfer = |queue| identity(|_, _| ()).limits(queue).transfer_bytes;
+        assert_eq!(transfer(queue(1 << 30, 1000)), 128 << 10, "MDTS");
+        assert_eq!(transfer(queue(65_536, 1000)), 65_536);
+        assert_eq!(transfer(queue(1 << 30, 17)), 65_536);
+        assert_eq!(transfer(queue(0, 0)), 4096);
+        let unlimited = identity(|controller, _| controller[77] = 0);
+        assert_eq!(
+            unlimited.limits(queue(u64::MAX, u64::MAX)).transfer_bytes,
+            1 << 20
+        );
+        let none = identity(|controller, _| controller[520] = 0).limits(queue(4096, 2));
+        assert_eq!((none.deallocate, none.write_zeroes_bytes), (None, None));
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_refused_with_its_reason() {
+        let refused = |change: fn(&mut Page, &mut Page)| identity(change).check(&spec());
+        assert_eq!(refused(|_, _| ()), Ok(()));
+        let with = |change| refused(change).unwrap_err();
+        assert!(with(|_, ns| ns[130] = 12).contains("4096 bytes, not block_size = 512"));
+        assert!(with(|_, ns| ns[128] = 8).contains("metadata"));
+        assert!(with(|_, ns| ns[29] = 1).contains("protection"));
+        assert!(with(|_, ns| ns[130] = 255).contains("0 bytes, not"));
+        assert!(with(|_, ns| ns[..8].fill(0xff)).contains("more blocks than any"));
+    }
+
+    #[test]
+    fn a_unit_says_what_the_namespace_can() {
+        let identity = identity(|_, ns| ns[104..120].fill(7));
+        let limits = identity.limits(QueueLimits {
+            bytes: 1 << 20,
+            segments: 127,
+        });
+        let info = info(&spec(), &identity.geometry(), &limits, 1000).unwrap();
+        assert_eq!(info.blocks, 1000);
+        assert!(info.unmap && info.unmap_reads_zeroes && info.write_cache);
+        assert_eq!(info.atomic_write_blocks, 1);
+        assert_eq!(info.designators.nguid, Some([7; 16]));
+    }
+
+    #[test]
+    fn only_namespaces_are_opened() {
+        for path in ["/dev/null", "/dev", "/nowhere/ng0n1"] {
+            let refused = KernelObject::open(&spec(), Path::new(path)).unwrap_err();
+            assert!(refused.to_string().contains(path), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,504 @@
+//! [`Queues`]: the kernel's namespaces of one core, on one ring.
+//!
+//! A slot is a command under way: its vectors and its ranges stay where they are until it has
+//! ended, and its request keeps the buffer. The ring never goes before they have all ended.
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{Ordering::SeqCst, fence};
+use std::time::{Duration, Instant};
+
+use io_uring::cqueue::Entry32;
+use io_uring::squeue::Entry128;
+use io_uring::types::Fd;
+use io_uring::{IoUring, opcode};
+
+use super::super::super::request::{Completion, IoError, Manner, Operation, Token};
+use super::super::super::spec::OpenError;
+use super::super::super::wake::Wake;
+use super::super::outcome::{self, Outcome, RETRIES_MAX};
+use super::super::requests::Requests;
+use super::super::slots::Part;
+use super::super::spec::command::{RANGE_BYTES, range};
+use super::super::spec::status::Status;
+use super::super::translate::{self, Begun, Data, Service};
+use super::KernelObject;
+use super::command::{COMMAND_BYTES, URING_IO_VECTORED, bytes};
+
+/// Commands of one core under way.
+const SLOTS: u32 = 256;
+/// Vectors of one command: the kernel's limit.
+const VECTORS_MAX: usize = 1024;
+/// Commands of one namespace that are sent before the next one's turn.
+const TURN: usize = 32;
+/// Pause before a command that the controller was not ready for is sent again.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+const PAGE_BYTES: usize = 4096;
+/// What zeroes are written from, where there is no Write Zeroes.
+static ZEROES: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
+
+type Ring = IoUring<Entry128, Entry32>;
+
+/// A namespace on this core.
+#[derive(Debug)]
+struct Served {
+    object: Arc<KernelObject>,
+    requests: Requests,
+    /// No unit has it any more; it goes with its last request.
+    detached: bool,
+}
+
+struct Slot {
+    /// Whose command it is: the place of the namespace, and its part.
+    part: Option<(usize, Part)>,
+    vectors: Vec<libc::iovec>,
+    /// Ranges of a deallocation.
+    ranges: Box<[u8; PAGE_BYTES]>,
+}
+
+/// See the module.
+pub(crate) struct Queues {
+    /// By unit, the place of its namespace.
+    units: Vec<Option<usize>>,
+    served: Vec<Option<Served>>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    ring: Option<Ring>,
+    unsubmitted: usize,
+    wake: Arc<Wake>,
+    now: Option<Instant>,
+}
+
+/// A place in the table stays while a unit or a command names it.
+const STAYS: &str = "a namespace stays until its last request has ended";
+
+impl Queues {
+    /// For units below `units`; completions signal `wake` while the core sleeps.
+    pub(crate) fn new(units: usize, wake: &Arc<Wake>) -> Self {
+        Self {
+            units: (0..units).map(|_| None).collect(),
+            served: Vec::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            ring: None,
+            unsubmitted: 0,
+            wake: Arc::clone(wake),
+            now: None,
+        }
+    }
+
+    /// Takes a unit in, at a place that is free; the first one makes the ring.
+    pub(crate) fn attach(
+        &mut self,
+        index: u16,
+        object: &Arc<KernelObject>,
+    ) -> Result<&'static str, OpenError> {
+        let index = usize::from(index);
+        let free = self.units.get(index).is_some_and(Option::is_none);
+        if !free {
+            return Err(OpenError::Slot(u16::try_from(index).unwrap_or(u16::MAX)));
+        }
+        if self.ring.is_none() {
+            let ring = build(SLOTS).map_err(|error| OpenError::IoUring(error.to_string()))?;
+            let signalled = ring
+                .submitter()
+                .register_eventfd(self.wake.fd().as_raw_fd());
+            signalled.map_err(|error| OpenError::IoUring(error.to_string()))?;
+            self.slots = (0..SLOTS).map(|_| Slot::new()).collect();
+            self.free = (0..SLOTS).rev().collect();
+            self.ring = Some(ring);
+        }
+        let served = Some(Served {
+            object: Arc::clone(object),
+            requests: Requests::default(),
+            detached: false,
+        });
+        let place = self.served.iter().position(Option::is_none);
+        let place = place.unwrap_or_else(|| {
+            self.served.push(None);
+            self.served.len() - 1
+        });
+        self.served[place] = served;
+        self.units[index] = Some(place);
+        Ok("nvme-kernel")
+    }
+
+    /// Forgets a unit. Its requests under way complete all the same.
+    pub(crate) fn detach(&mut self, index: u16) {
+        let place = self.units.get_mut(usize::from(index));
+        if let Some(place) = place.and_then(Option::take) {
+            self.served[place].as_mut().expect(STAYS).detached = true;
+            self.sweep(place);
+        }
+    }
+
+    /// Starts an operation that has blocks, or is a flush, with a buffer of its length.
+    pub(crate) fn submit(
+        &mut self,
+        index: u16,
+        mut operation: Operation,
+        (token, manner): (Token, Manner),
+        ready: &mut VecDeque<Completion>,
+    ) {
+        let place = self.units.get(usize::from(index)).copied().flatten();
+        let served = place.and_then(|place| self.served[place].as_mut());
+        let result = match served {
+            None => Err(IoError::NotReady),
+            Some(served) if !served.requests.has_room() => Err(IoError::Resource),
+            Some(served) => {
+                let service = Service {
+                    geometry: &served.object.geometry,
+                    limits: &served.object.limits,
+                    blocks: served.object.blocks,
+                    write_through: served.object.write_through,
+                };
+                match translate::begin(&mut operation, &service, manner) {
+                    Ok(Begun::Job(job)) => {
+                        return served.requests.add(token, operation.into_buf(), job);
+                    }
+                    Ok(Begun::Done) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        ready.push_back(Completion {
+            token,
+            result,
+            buf: operation.into_buf(),
+        });
+    }
+
+    /// Gives the kernel what there are slots for. `now` is the time of the turn.
+    pub(crate) fn kick(&mut self, now: Instant, ready: &mut VecDeque<Completion>) {
+        self.now = Some(now);
+        let mut sent = true;
+        while sent && !self.free.is_empty() {
+            sent = false;
+            for place in 0..self.served.len() {
+                for _ in 0..TURN {
+                    if !self.send_one(place, now, ready) {
+                        break;
+                    }
+                    sent = true;
+                }
+            }
+        }
+        if self.unsubmitted > 0 {
+            self.enter();
+        }
+    }
+
+    /// `false`: there is nothing to send, or nothing to send it by.
+    fn send_one(&mut self, place: usize, now: Instant, ready: &mut VecDeque<Completion>) -> bool {
+        let (Some(served), Some(ring)) = (self.served[place].as_mut(), self.ring.as_mut()) else {
+            return false;
+        };
+        let Some(&number) = self.free.last() else {
+            return false;
+        };
+        let Some(part) = served.requests.next(now, ready) else {
+            return false;
+        };
+        let slot = &mut self.slots[number as usize];
+        let Some(command) = slot.command(&mut served.requests, &part) else {
+            served
+                .requests
+                .end_part(part.request, Err(IoError::Resource), ready);
+            return true;
+        };
+        let entry = entry(served.object.file().as_raw_fd(), &command, number);
+        // SAFETY: the slot's vectors and ranges stay where they are until it is free again, behind
+        // its completion, and so does what they name: a buffer that the request owns, or zeroes
+        // that are never written. The file is open as long as `served` has requests.
+        let pushed = unsafe { ring.submission().push(&entry) };
+        if pushed.is_err() {
+            // There are as many entries as slots: full is impossible, and loses nothing.
+            served.requests.put_back(part, None);
+            return false;
+        }
+        self.free.pop();
+        slot.part = Some((place, part));
+        self.unsubmitted += 1;
+        true
+    }
+
+    /// Gives the kernel what was queued; what it does not take stays queued.
+    fn enter(&mut self) {
+        if let Some(ring) = &mut self.ring {
+            // After an error entries may have been taken: what counts is what the queue holds.
+            let _ = ring.submitter().submit();
+            self.unsubmitted = ring.submission().len();
+        }
+    }
+
+    /// Moves what is done into `ready`.
+    pub(crate) fn poll(&mut self, ready: &mut VecDeque<Completion>) {
+        if self.kernel_has_work() {
+            self.enter();
+        }
+        for _ in 0..SLOTS {
+            let Some(ended) = self.ring.as_mut().and_then(|ring| ring.completion().next()) else {
+                return;
+            };
+            self.ended(ended.user_data(), ended.result(), ready);
+        }
+    }
+
+    fn ended(&mut self, user_data: u64, result: i32, ready: &mut VecDeque<Completion>) {
+        let number = u32::try_from(user_data).expect("only slots are submitted");
+        let slot = &mut self.slots[number as usize];
+        let (place, mut part) = slot.part.take().expect("a slot completes once");
+        self.free.push(number);
+        let served = self.served[place].as_mut().expect(STAYS);
+        let access = served.requests.of(&part).job.access();
+        let result = match meaning(result, access) {
+            Outcome::Good => Ok(()),
+            Outcome::Retry { .. } if part.retries < RETRIES_MAX => {
+                part.retries += 1;
+                let not_before = self.now.map(|now| now + RETRY_PAUSE);
+                return served.requests.put_back(part, not_before);
+            }
+            Outcome::Fail(error)
+            | Outcome::Retry {
+                otherwise: error, ..
+            } => Err(error),
+        };
+        served.requests.end_part(part.request, result, ready);
+        self.sweep(place);
+    }
+
+    /// Lets a namespace go that no unit and no request needs.
+    fn sweep(&mut self, place: usize) {
+        let idle = |served: &Served| served.detached && served.requests.count() == 0;
+        if self.served[place].as_ref().is_some_and(idle) {
+            self.served[place] = None;
+        }
+    }
+
+    fn under_way(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Operations that were submitted and are not in `ready` yet.
+    pub(crate) fn in_flight(&self) -> usize {
+        let each = self.served.iter().flatten();
+        each.map(|served| served.requests.count()).sum()
+    }
+
+    /// Whether a kick or a poll would find something.
+    pub(crate) fn needs_poll(&mut self) -> bool {
+        let mut served = self.served.iter().flatten();
+        let sends = !self.free.is_empty() && served.any(|served| served.requests.has_parts());
+        let done = |ring: &mut Ring| !ring.completion().is_empty();
+        sends
+            || self.unsubmitted > 0
+            || (self.under_way() > 0
+                && (self.kernel_has_work() || self.ring.as_mut().is_some_and(done)))
+    }
+
+    /// Turns signals on or off; `true`: there is nothing to do, so the core may sleep.
+    pub(crate) fn sleep(&mut self, on: bool) -> bool {
+        if let Some(ring) = &mut self.ring {
+            let queue = ring.completion();
+            if on {
+                queue.enable_eventfd();
+                fence(SeqCst);
+            } else {
+                queue.disable_eventfd();
+            }
+        }
+        !(on && self.needs_poll())
+    }
+
+    /// Completions that the kernel holds back until this thread enters it.
+    fn kernel_has_work(&mut self) -> bool {
+        self.ring.as_mut().is_some_and(|ring| {
+            let queue = ring.submission();
+            queue.taskrun() || queue.cq_overflow()
+        })
+    }
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self {
+            part: None,
+            vectors: Vec::with_capacity(VECTORS_MAX),
+            ranges: Box::new([0; PAGE_BYTES]),
+        }
+    }
+
+    /// The command of a part, whose data the slot's vectors name then. `None`: they are too many.
+    fn command(&mut self, requests: &mut Requests, part: &Part) -> Option<[u8; COMMAND_BYTES]> {
+        let request = requests.of(part);
+        let (entry, data) = request.job.command(&part.cut);
+        self.vectors.clear();
+        let zeroes = ZEROES.as_ptr().cast_mut();
+        match data {
+            Data::None => {}
+            Data::Zeroes(len) => {
+                for at in (0..len).step_by(PAGE_BYTES) {
+                    self.add(zeroes, PAGE_BYTES.min(len - at))?;
+                }
+            }
+            Data::Buffer(len) => {
+                let range = part.cut.offset..part.cut.offset + len;
+                for (first, len) in request.buf.as_ref()?.segments(range) {
+                    self.add(first.as_ptr(), len)?;
+                }
+            }
+            Data::Ranges(count) => {
+                let places = self.ranges.chunks_exact_mut(RANGE_BYTES);
+                for (place, (lba, blocks)) in places.zip(request.job.ranges(&part.cut)) {
+                    place.copy_from_slice(&range(lba, blocks));
+                }
+                let first = self.ranges.as_mut_ptr();
+                self.add(first, count * RANGE_BYTES)?;
+            }
+        }
+        let address = match self.vectors.is_empty() {
+            true => 0,
+            false => self.vectors.as_ptr().expose_provenance() as u64,
+        };
+        let count = u32::try_from(self.vectors.len()).ok()?;
+        Some(bytes(&entry, address, count))
+    }
+
+    /// `None`: the vectors would have to move.
+    fn add(&mut self, first: *mut u8, len: usize) -> Option<()> {
+        if self.vectors.len() == VECTORS_MAX {
+            return None;
+        }
+        self.vectors.push(libc::iovec {
+            iov_base: first.cast(),
+            iov_len: len,
+        });
+        Some(())
+    }
+}
+
+/// What the kernel says of a command: a status of the controller's, or an error of its own.
+fn meaning(result: i32, access: outcome::Access) -> Outcome {
+    if let Ok(status) = u16::try_from(result) {
+        return outcome::of(Status::from_field(status), access);
+    }
+    Outcome::Fail(match result.checked_neg() {
+        Some(libc::ENOMEM | libc::EAGAIN) => IoError::Resource,
+        Some(libc::EINVAL | libc::EOPNOTSUPP | libc::EPERM | libc::EACCES) => IoError::Unsupported,
+        Some(libc::ENODEV | libc::ENXIO) => IoError::NotReady,
+        _ => IoError::Hardware,
+    })
+}
+
+fn entry(file: RawFd, command: &[u8; COMMAND_BYTES], slot: u32) -> Entry128 {
+    let mut place = [0; 80];
+    place[..COMMAND_BYTES].copy_from_slice(command);
+    opcode::UringCmd80::new(Fd(file), URING_IO_VECTORED)
+        .cmd(place)
+        .build()
+        .user_data(u64::from(slot))
+}
+
+/// The best ring that this kernel grants.
+fn build(entries: u32) -> io::Result<Ring> {
+    let deferred = Ring::builder()
+        .setup_submit_all()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .build(entries);
+    deferred.or_else(|_| Ring::builder().build(entries))
+}
+
+impl Drop for Queues {
+    /// Waits for what is under way: the kernel has its own deadlines.
+    fn drop(&mut self) {
+        while self.under_way() > 0 {
+            let Some(ring) = &mut self.ring else { break };
+            if ring
+                .submitter()
+                .submit_and_wait(1)
+                .is_err_and(|error| error.kind() != io::ErrorKind::Interrupted)
+            {
+                tracing::error!("commands are left to the kernel, with their memory");
+                mem::forget(mem::take(&mut self.slots));
+                mem::forget(mem::take(&mut self.served));
+                mem::forget(self.ring.take());
+                return;
+            }
+            let mut ready = VecDeque::new();
+            self.poll(&mut ready);
+            for completion in ready {
+                completion.token.finish();
+            }
+        }
+        for served in self.served.iter_mut().flatten() {
+            served.requests.abandon();
+        }
+    }
+}
+
+impl std::fmt::Debug for Queues {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queues")
+            .field("units", &self.units)
+            .field("served", &self.served)
+            .field("under_way", &self.under_way())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::outcome::Access;
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_says_has_a_meaning() {
+        let of = |result| meaning(result, Access::Read);
+        assert_eq!(of(0), Outcome::Good);
+        let unrecovered = i32::from(Status::new(2, 0x81).field());
+        assert_eq!(of(unrecovered), Outcome::Fail(IoError::Medium));
+        let dnr = i32::from(Status::new(2, 0x81).with_do_not_retry().field());
+        assert_eq!(of(dnr), Outcome::Fail(IoError::Medium));
+        assert_eq!(of(-libc::ENOMEM), Outcome::Fail(IoError::Resource));
+        assert_eq!(of(-libc::EINVAL), Outcome::Fail(IoError::Unsupported));
+        assert_eq!(of(-libc::ENODEV), Outcome::Fail(IoError::NotReady));
+        assert_eq!(of(-libc::EIO), Outcome::Fail(IoError::Hardware));
+        for odd in [i32::MIN, -1, 0x1_0000, i32::MAX] {
+            assert!(matches!(of(odd), Outcome::Fail(_)), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_unit_that_is_not_there_is_not_ready() {
+        let wake = Arc::new(Wake::new().unwrap());
+        let mut queues = Queues::new(2, &wake);
+        let mut ready = VecDeque::new();
+        let manner = Manner::new(true, false);
+        queues.submit(1, Operation::Flush, (Token::new(7), manner), &mut ready);
+        let completion = ready.pop_front().unwrap();
+        assert_eq!(completion.result, Err(IoError::NotReady));
+        completion.token.finish();
+        queues.detach(1);
+        queues.poll(&mut ready);
+        assert!(ready.is_empty() && queues.in_flight() == 0);
+        assert!(queues.sleep(true), "nothing keeps the core awake");
+    }
+
+    #[test]
+    fn an_entry_is_the_kernels_and_names_its_slot() {
+        let mut command = [0; COMMAND_BYTES];
+        command[0] = 2;
+        command[71] = 0x55;
+        let text = format!("{:?}", entry(5, &command, 9));
+        // IORING_OP_URING_CMD.
+        assert!(
+            text.contains("op_code: 46") && text.contains("user_data: 9"),
+            "{text}"
+        );
+    }
+}
