@@ -2,10 +2,11 @@
 //! kernel's driver and ours.
 //!
 //! `list`, `bind` and `unbind` read and write /sys and /proc alone, below a root that is given, `/`
-//! outside tests. `bind` never takes a controller that the host uses; `unbind` always gives one
-//! back that no process has open.
+//! outside tests; `info` opens the controller as the daemon would. `bind` never takes a controller
+//! that the host uses; `unbind` always gives one back that no process has open.
 
 mod binding;
+mod info;
 mod list;
 #[cfg(test)]
 mod tests;
@@ -20,7 +21,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 
 use super::{EXIT_CONFIG, EXIT_START, print_all};
-use crate::backend::nvme::vfio::PciAddress;
+use crate::backend::nvme::vfio::{AddressError, PciAddress};
 
 /// What is done with controllers.
 #[derive(Clone, Debug, Subcommand)]
@@ -36,6 +37,14 @@ pub(super) enum Command {
         /// Its PCI address, as in 0000:5e:00.0
         address: String,
     },
+    /// Show what a controller that is with vfio-pci says of itself, its namespaces and its health
+    Info {
+        /// Its PCI address, as in 0000:5e:00.0
+        address: String,
+        /// Even where no IOMMU guards this machine's memory from it
+        #[arg(long)]
+        unsafe_noiommu: bool,
+    },
     /// Give a controller back to the kernel's driver
     Unbind {
         /// Its PCI address, as in 0000:5e:00.0
@@ -49,22 +58,6 @@ pub(super) fn run(command: &Command) -> u8 {
         root: PathBuf::from("/"),
         bus: &Kernel,
     };
-    let with = |address: &str, done: fn(&Machine<'_>, PciAddress) -> Result<String, String>| {
-        let address = match address.parse() {
-            Ok(address) => address,
-            Err(error) => {
-                eprintln!("error: {address:?}: {error}");
-                return EXIT_CONFIG;
-            }
-        };
-        match done(&machine, address) {
-            Ok(text) => print_all(text.as_bytes()),
-            Err(text) => {
-                eprintln!("error: {text}");
-                EXIT_START
-            }
-        }
-    };
     match command {
         Command::List { json } => {
             let found = list::controllers(&machine);
@@ -75,8 +68,33 @@ pub(super) fn run(command: &Command) -> u8 {
             };
             print_all(text.as_bytes())
         }
-        Command::Bind { address } => with(address, binding::bind),
-        Command::Unbind { address } => with(address, binding::unbind),
+        Command::Bind { address } => of(address, |address| binding::bind(&machine, address)),
+        Command::Unbind { address } => of(address, |address| binding::unbind(&machine, address)),
+        Command::Info {
+            address,
+            unsafe_noiommu,
+        } => of(address, |address| {
+            info::ask(&machine, address, *unsafe_noiommu)
+        }),
+    }
+}
+
+/// Does something with the controller at an address; the exit status.
+fn of(address: &str, done: impl FnOnce(PciAddress) -> Result<String, String>) -> u8 {
+    let address = match address.parse() {
+        Ok(address) => address,
+        Err(error) => {
+            let error: AddressError = error;
+            eprintln!("error: {address:?}: {error}");
+            return EXIT_CONFIG;
+        }
+    };
+    match done(address) {
+        Ok(text) => print_all(text.as_bytes()),
+        Err(text) => {
+            eprintln!("error: {text}");
+            EXIT_START
+        }
     }
 }
 
