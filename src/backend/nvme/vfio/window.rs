@@ -8,7 +8,7 @@
 
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -23,14 +23,20 @@ struct Slot {
     /// 0: free.
     base: AtomicUsize,
     len: AtomicUsize,
-    gone: AtomicBool,
+    state: AtomicU8,
 }
+
+/// No function is behind the window.
+const GONE: u8 = 0;
+/// One is being put there.
+const ATTACHING: u8 = 1;
+const HERE: u8 = 2;
 
 static SLOTS: [Slot; WINDOWS_MAX] = [const {
     Slot {
         base: AtomicUsize::new(0),
         len: AtomicUsize::new(0),
-        gone: AtomicBool::new(false),
+        state: AtomicU8::new(GONE),
     }
 }; WINDOWS_MAX];
 
@@ -74,7 +80,7 @@ impl Window {
                 return Err(refused.err().unwrap_or(Errno::NOMEM));
             }
         };
-        slot.gone.store(true, Ordering::Relaxed);
+        slot.state.store(GONE, Ordering::Relaxed);
         slot.len.store(len, Ordering::Relaxed);
         // Release: the handler that sees the address sees the length.
         slot.base.store(base.addr().get(), Ordering::Release);
@@ -90,22 +96,26 @@ impl Window {
         let at = self.base.as_ptr().cast();
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         let flags = MapFlags::SHARED | MapFlags::FIXED;
+        let state = &self.slot.state;
+        state.store(ATTACHING, Ordering::SeqCst);
         // SAFETY: it replaces the mapping of this window, which is ours, in one step; what is
         // behind it is accessed by volatile operations alone.
         unsafe { mmap(at, self.len, protection, flags, device, offset) }?;
-        self.slot.gone.store(false, Ordering::Release);
+        // Another thread's access may have found meanwhile that it is gone again.
+        let here = state.compare_exchange(ATTACHING, HERE, Ordering::SeqCst, Ordering::SeqCst);
+        debug_assert!(matches!(here, Ok(ATTACHING) | Err(GONE)), "{here:?}");
         Ok(())
     }
 
     /// Takes the registers out of the window, behind any access that is being made. It is gone
     /// even where an error is returned, but the function's file may still be in use.
     pub(super) fn detach(&self) -> Result<(), Errno> {
-        self.slot.gone.store(true, Ordering::SeqCst);
+        self.slot.state.store(GONE, Ordering::SeqCst);
         cover(self.base.as_ptr(), self.len)
     }
 
     pub(super) fn is_gone(&self) -> bool {
-        self.slot.gone.load(Ordering::Acquire)
+        self.slot.state.load(Ordering::Acquire) != HERE
     }
 
     fn place(&self, offset: usize, bytes: usize) -> NonNull<u8> {
@@ -128,7 +138,7 @@ impl Window {
         // SAFETY: inside the mapping and aligned (`place`), of readable pages; any bits are an
         // integer. Where the function has gone the handler sees to it that there is memory.
         let value = unsafe { place.read_volatile() };
-        // Behind the read: where it was of the memory that replaces registers, `gone` is set.
+        // Behind the read: where it was of the memory that replaces registers, the state says so.
         fence(Ordering::Acquire);
         if self.is_gone() {
             u32::MAX
@@ -250,8 +260,11 @@ fn covered(address: usize) -> bool {
         let base = slot.base.load(Ordering::Acquire);
         let len = slot.len.load(Ordering::Relaxed);
         if base > CLAIMED && address.wrapping_sub(base) < len {
-            slot.gone.store(true, Ordering::SeqCst);
-            return cover(ptr::with_exposed_provenance_mut(base), len).is_ok();
+            slot.state.store(GONE, Ordering::SeqCst);
+            let covered = cover(ptr::with_exposed_provenance_mut(base), len).is_ok();
+            // Once more, for a handler that was held up until another function was attached.
+            slot.state.store(GONE, Ordering::SeqCst);
+            return covered;
         }
     }
     false
@@ -288,6 +301,7 @@ mod tests {
     use super::*;
     use std::fs::File;
     use std::os::unix::fs::FileExt;
+    use std::sync::atomic::AtomicBool;
 
     /// A file of two pages in the place of a function's.
     fn registers() -> (File, Window) {
