@@ -752,7 +752,7 @@ fn a_controller_is_guarded_and_may_be_opened() {
     let locked = "error: this process may lock 8 MiB of memory, and cards reach ";
     one(FLASH, &fake, locked, "LimitMEMLOCK=infinity");
     fake.link(&format!("{device}/iommu_group"), "../../groups/50");
-    fake.file("sys/bus/groups/50/name", "vfio-noiommu\n");
+    fake.file("sys/bus/pci/groups/50/name", "vfio-noiommu\n");
     let unguarded = found(FLASH, &fake);
     let expected = "error: logical_unit flash: no IOMMU guards the machine from 0000:5e:00.0";
     assert!(unguarded[0].starts_with(expected), "{unguarded:#?}");
