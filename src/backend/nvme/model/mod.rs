@@ -243,6 +243,11 @@ impl Model {
         self.shared.lock().space.watch(start, len);
     }
 
+    /// The memory at `start` is about to be somebody else's.
+    pub(crate) fn unwatch(&self, start: NonNull<u8>) {
+        self.shared.lock().space.unwatch(start);
+    }
+
     /// Gives memory that is watched to `owner`.
     pub(crate) fn own(&self, (start, len): (NonNull<u8>, usize), owner: u64) {
         self.shared.lock().space.own(start, len, owner);

@@ -132,6 +132,11 @@ impl Space {
         self.watched.push((start, start + len));
     }
 
+    pub(super) fn unwatch(&mut self, start: NonNull<u8>) {
+        let start = start.addr().get();
+        self.watched.retain(|&(first, _)| first != start);
+    }
+
     pub(super) fn own(&mut self, start: NonNull<u8>, len: usize, owner: u64) {
         let start = start.addr().get();
         let before = self.owned.insert(start, (start + len, owner));
@@ -304,6 +309,8 @@ mod tests {
         assert_eq!(space.read_data(at, &mut [0; 4]), Err(Refused::NotOwned));
         assert_eq!(space.read_data(at + 100, &mut [0; 100]), Ok(()));
         assert_eq!(space.write(at, &[1; 201]), Ok(()), "that is no data");
+        space.unwatch(region.base());
+        assert_eq!(space.write_data(at, &[1; 201]), Ok(()));
     }
 
     #[test]

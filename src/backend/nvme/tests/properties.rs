@@ -118,7 +118,7 @@ fn setting() -> impl Strategy<Value = Setting> {
         prop_oneof![Just(0_u8), Just(1), Just(2)],
         prop_oneof![Just(0_u8), Just(3)],
         prop_oneof![Just(4096_usize), Just(16_384), Just(1 << 40)],
-        prop_oneof![Just(0b1000_1101_u16), Just(0b0000_1000)],
+        prop_oneof![Just(0b1000_1101_u16), Just(0b0000_1000), Just(0b100)],
     );
     let use_ = (1..4_usize, prop_oneof![Just(2_u16), Just(4), Just(16)]);
     (hardware, limits, use_).prop_map(|(hardware, limits, (cores, queue_entries))| {

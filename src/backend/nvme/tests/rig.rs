@@ -270,6 +270,7 @@ impl Rig {
         for core in std::mem::take(&mut self.cores) {
             let OneCore { cores, pool, .. } = core;
             drop(cores);
+            self.model.unwatch(pool.memory().0);
             assert_eq!(pool.available(), pool.chunks(), "every buffer is back");
         }
         self.handle = None;
