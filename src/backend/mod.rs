@@ -11,10 +11,6 @@ mod backing;
 mod faults;
 mod file;
 mod memory;
-#[expect(
-    dead_code,
-    reason = "its keeper and its queue pairs are built on what is here"
-)]
 pub(crate) mod nvme;
 pub mod request;
 mod set;
