@@ -9,6 +9,7 @@ use super::file::FileObject;
 use super::memory::MemoryDisk;
 use super::nvme::any::{AnyBar, AnySpace};
 use super::nvme::keeper;
+use super::nvme::kernel::KernelObject;
 use super::nvme::unit::{Readiness, Unit};
 use super::request::DeviceInfo;
 use super::spec::{Kind, OpenError, Spec};
@@ -35,6 +36,7 @@ pub(super) enum Device {
     Null,
     File(Arc<FileObject>),
     Nvme(Arc<Unit<AnyBar, AnySpace>>),
+    NvmeKernel(Arc<KernelObject>),
 }
 
 impl Backing {
@@ -71,6 +73,10 @@ impl Backing {
                 let unit = Unit::at(address, *namespace, (*settings, *unsafe_noiommu))?;
                 return Self::of_namespace(unit, spec);
             }
+            Kind::NvmeKernel { path } => {
+                let (object, info) = KernelObject::open(spec, path)?;
+                (Device::NvmeKernel(Arc::new(object)), info)
+            }
         };
         Ok(Self::new(device, info))
     }
@@ -98,7 +104,9 @@ impl Backing {
     /// Whether the device can be used now. All but those that come and go always can.
     pub fn readiness(&self) -> Readiness {
         match &self.core.device {
-            Device::Memory(_) | Device::Null | Device::File(_) => Readiness::Ready,
+            Device::Memory(_) | Device::Null | Device::File(_) | Device::NvmeKernel(_) => {
+                Readiness::Ready
+            }
             Device::Nvme(unit) => unit.readiness(),
         }
     }
@@ -124,16 +132,16 @@ impl Backing {
     /// What was done or found while opening that an operator should know, for the log.
     pub fn notes(&self) -> &[String] {
         match &self.core.device {
-            Device::Memory(_) | Device::Null | Device::Nvme(_) => &[],
             Device::File(file) => file.notes(),
+            Device::Memory(_) | Device::Null | Device::Nvme(_) | Device::NvmeKernel(_) => &[],
         }
     }
 
     /// Whether a flush has failed and changes are refused since, on all cores.
     pub fn write_cache_lost(&self) -> bool {
         match &self.core.device {
-            Device::Memory(_) | Device::Null | Device::Nvme(_) => false,
             Device::File(file) => file.write_cache_lost(),
+            Device::Memory(_) | Device::Null | Device::Nvme(_) | Device::NvmeKernel(_) => false,
         }
     }
 

@@ -22,6 +22,7 @@ use super::file::Files;
 use super::memory::ZERO_STEP_BYTES;
 use super::nvme::any::{AnyBar, AnySpace};
 use super::nvme::device::{Cores, Served};
+use super::nvme::kernel::queues::Queues;
 use super::request::{
     Completion, DeviceInfo, IoError, LbaRun, Manner, Operation, Request, Token, UnitIndex,
 };
@@ -65,6 +66,7 @@ pub struct Set {
     may_fault: bool,
     files: Option<Files>,
     nvme: Option<Cores<AnyBar, AnySpace>>,
+    nvme_kernel: Option<Queues>,
     /// Of which all buffers are that NVMe controllers are given.
     pool: Option<(Pool, Pages)>,
     wake: Arc<Wake>,
@@ -111,6 +113,7 @@ impl Set {
             may_fault: false,
             files: None,
             nvme: None,
+            nvme_kernel: None,
             pool: None,
             wake: Arc::new(Wake::new()?),
         })
@@ -164,6 +167,13 @@ impl Set {
                 let attached = cores.attach(unit.0, &served);
                 attached.map_err(|error| refused(error.to_string()))?
             }
+            Device::NvmeKernel(object) => {
+                let units = self.options.units.into();
+                let queues = self
+                    .nvme_kernel
+                    .get_or_insert_with(|| Queues::new(units, &self.wake));
+                queues.attach(unit.0, object)?
+            }
         };
         self.may_fault |= backing.faults().is_some();
         *place = Some(Arc::clone(backing));
@@ -185,6 +195,9 @@ impl Set {
         }
         if let Some(nvme) = &mut self.nvme {
             nvme.detach(unit.0);
+        }
+        if let Some(queues) = &mut self.nvme_kernel {
+            queues.detach(unit.0);
         }
     }
 
@@ -232,6 +245,9 @@ impl Set {
         if let Some(nvme) = &mut self.nvme {
             nvme.kick(now, &mut self.ready);
         }
+        if let Some(queues) = &mut self.nvme_kernel {
+            queues.kick(now, &mut self.ready);
+        }
     }
 
     /// Moves completions into `done` until its capacity is used up; it never grows.
@@ -247,6 +263,9 @@ impl Set {
         if let Some(nvme) = &mut self.nvme {
             nvme.poll(&mut self.ready);
         }
+        if let Some(queues) = &mut self.nvme_kernel {
+            queues.poll(&mut self.ready);
+        }
         self.zero_step();
         while done.len() < done.capacity()
             && let Some(completion) = self.ready.pop_front()
@@ -260,7 +279,8 @@ impl Set {
     pub fn in_flight(&self) -> usize {
         let files = self.files.as_ref().map_or(0, Files::in_flight);
         let nvme = self.nvme.as_ref().map_or(0, Cores::in_flight);
-        files + nvme + self.ready.len() + self.zeroing.len() + self.parked.len()
+        let kernel = self.nvme_kernel.as_ref().map_or(0, Queues::in_flight);
+        files + nvme + kernel + self.ready.len() + self.zeroing.len() + self.parked.len()
     }
 
     /// Descriptors that become readable when a poll may find something, for epoll. Signals come
@@ -276,6 +296,7 @@ impl Set {
             || !self.parked.is_empty()
             || self.files.as_ref().is_some_and(Files::needs_poll)
             || self.nvme.as_ref().is_some_and(Cores::needs_poll)
+            || self.nvme_kernel.as_ref().is_some_and(Queues::needs_poll)
     }
 
     /// Turns signals on and looks once more. `true`: the core may sleep on [`Set::wake_fds`] and
@@ -285,6 +306,8 @@ impl Set {
     pub fn before_sleep(&mut self) -> bool {
         self.wake.arm();
         let quiet = self.files.as_mut().is_none_or(|files| files.sleep(true));
+        let kernel = self.nvme_kernel.as_mut();
+        let quiet = kernel.is_none_or(|queues| queues.sleep(true)) && quiet;
         let quiet = quiet && self.nvme.as_ref().is_none_or(Cores::is_quiet);
         let may_sleep = quiet && !self.needs_poll();
         if !may_sleep {
@@ -304,6 +327,9 @@ impl Set {
         self.wake.disarm();
         if let Some(files) = &mut self.files {
             files.sleep(false);
+        }
+        if let Some(queues) = &mut self.nvme_kernel {
+            queues.sleep(false);
         }
     }
 
@@ -379,6 +405,10 @@ impl Set {
             Device::Nvme(_) => {
                 let nvme = self.nvme.as_mut().expect(ATTACHED);
                 return nvme.submit(unit.0, operation, (token, manner), &mut self.ready);
+            }
+            Device::NvmeKernel(_) => {
+                let queues = self.nvme_kernel.as_mut().expect(ATTACHED);
+                return queues.submit(unit.0, operation, (token, manner), &mut self.ready);
             }
             Device::Null => answer_from_nothing(&mut operation, backing.info().blocks - lba),
         }

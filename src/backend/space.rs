@@ -32,6 +32,7 @@ impl Backing {
             Device::Memory(_) | Device::Null => return Ok(Size::Same),
             Device::File(file) => file.bytes_now()? / block_size,
             Device::Nvme(unit) => unit.namespace.blocks(),
+            Device::NvmeKernel(object) => object.look_again()?,
         };
         let from = self.blocks();
         Ok(if now > from {
@@ -53,7 +54,7 @@ impl Backing {
             return Ok(Some(usage));
         }
         match self.device() {
-            Device::Null | Device::Nvme(_) => Ok(None),
+            Device::Null | Device::Nvme(_) | Device::NvmeKernel(_) => Ok(None),
             Device::Memory(disk) => Ok(Some(disk.usage())),
             Device::File(file) => file.usage(),
         }
@@ -62,7 +63,7 @@ impl Backing {
     /// Whether the object's usage can be known.
     pub fn knows_usage(&self) -> bool {
         match self.device() {
-            Device::Null | Device::Nvme(_) => false,
+            Device::Null | Device::Nvme(_) | Device::NvmeKernel(_) => false,
             Device::Memory(_) => true,
             Device::File(file) => file.knows_usage(),
         }
@@ -71,7 +72,7 @@ impl Backing {
     /// From now on nothing that would take more space succeeds, or it does again.
     pub fn set_limit_reached(&self, reached: bool) {
         match self.device() {
-            Device::Null | Device::Nvme(_) => {}
+            Device::Null | Device::Nvme(_) | Device::NvmeKernel(_) => {}
             Device::Memory(disk) => disk.set_limit_reached(reached),
             Device::File(file) => file.set_limit_reached(reached),
         }

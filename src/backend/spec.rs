@@ -48,6 +48,9 @@ pub enum Kind {
         /// Also where no IOMMU guards the machine's memory.
         unsafe_noiommu: bool,
     },
+    /// A namespace that stays with the kernel's NVMe driver, by its character device
+    /// ("/dev/ng0n1").
+    NvmeKernel { path: PathBuf },
 }
 
 /// A device as configured.

@@ -350,7 +350,7 @@ fn runs_cover_the_device_and_own_up_to_what_was_written(backing: &Arc<Backing>) 
         );
     }
     // A namespace may zero what is deallocated, and does not tell where.
-    let tells = !matches!(backing.device(), Device::Nvme(_));
+    let tells = !matches!(backing.device(), Device::Nvme(_) | Device::NvmeKernel(_));
     if tells && info.unmap && info.unmap_reads_zeroes {
         let (first, _, mapped) = runs[0];
         assert!(

@@ -75,7 +75,7 @@ pub(super) fn units(config: &Config, state: &StateDir, hooks: &Hooks) -> Result<
         .map_err(|error| {
             StartError::new(format!("logical_unit \"{}\": serial: {error}", unit.name))
         })?;
-        match Backing::open(&spec(unit, &config.nvme)?) {
+        match Backing::open(&spec(unit, &config.nvme)) {
             Ok(backing) => {
                 let backing = hooks.wrap(&unit.name, backing);
                 for note in backing.notes() {
@@ -179,7 +179,7 @@ fn restore(
     Ok(())
 }
 
-fn spec(unit: &config::LogicalUnit, nvme: &config::Nvme) -> Result<Spec, StartError> {
+fn spec(unit: &config::LogicalUnit, nvme: &config::Nvme) -> Spec {
     let engine = |engine: config::Engine| match engine {
         config::Engine::Auto => Engine::Auto,
         config::Engine::IoUring => Engine::IoUring,
@@ -212,19 +212,15 @@ fn spec(unit: &config::LogicalUnit, nvme: &config::Nvme) -> Result<Spec, StartEr
             settings: nvme_settings(nvme),
             unsafe_noiommu: nvme.unsafe_noiommu,
         },
-        config::Backend::NvmeKernel { .. } => {
-            let name = &unit.name;
-            let message = format!("logical_unit \"{name}\": this build has no NVMe driver");
-            return Err(StartError::new(message));
-        }
+        config::Backend::NvmeKernel { path } => Kind::NvmeKernel { path: path.clone() },
     };
-    Ok(Spec {
+    Spec {
         kind,
         block_size: unit.block_size,
         physical_block_size: unit.physical_block_size,
         read_only: unit.read_only,
         write_cache: unit.write_cache,
-    })
+    }
 }
 
 fn selector(namespace: config::NvmeNamespace) -> Selector {

@@ -137,6 +137,7 @@ pub(crate) fn config() -> Config {
             no_progress_timeout: Duration::from_secs(60),
         },
         dpdk: None,
+        nvme: iiblockdaemon::config::Nvme::default(),
         ports: Vec::new(),
         discovery_auth: Auth::None,
         portal_groups: vec![PortalGroup {

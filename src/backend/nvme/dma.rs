@@ -269,6 +269,7 @@ impl<D: DmaSpace> DmaPages<D> {
         u32::from_le(self.load(offset))
     }
 
+    #[cfg(test)]
     pub(crate) fn write_u32(&mut self, offset: usize, value: u32) {
         self.store(offset, value.to_le());
     }
@@ -323,6 +324,7 @@ impl<D: DmaSpace> DmaPages<D> {
     }
 
     /// See [`Mapping::revoke`].
+    #[cfg(test)]
     pub(crate) fn revoke(self) -> Result<(), MapError> {
         self.mapping.revoke()
     }
@@ -353,13 +355,6 @@ impl<D: DmaSpace> Shadow<D> {
     /// Whether the pages have the doorbell that lies `place` bytes behind the first one.
     pub(crate) fn covers(place: usize) -> bool {
         place < PAGE_BYTES
-    }
-
-    /// All words zero again: for a controller that is disabled.
-    pub(crate) fn clear(&self) {
-        for offset in (0..2 * PAGE_BYTES).step_by(4) {
-            self.word(offset).store(0, Ordering::Relaxed);
-        }
     }
 
     /// Moves a doorbell from `old` to `new`. `true`: the controller wants the register written too.
@@ -584,11 +579,6 @@ mod tests {
             assert_eq!(shadow.ring(8, old, new), wanted, "{at} {old} {new}");
             assert_eq!(shadow.pages.read_u32(8), u32::from(new));
         }
-        shadow.clear();
-        assert_eq!(
-            (shadow.pages.read_u32(8), shadow.pages.read_u32(4104)),
-            (0, 0)
-        );
         assert!(Shadow::<Pieces>::covers(4092) && !Shadow::<Pieces>::covers(4096));
     }
 

@@ -29,6 +29,7 @@ type Began = SyncSender<Result<Limits, ControllerError>>;
 ///
 /// # Errors
 /// Why it cannot be served. It was let go then.
+#[cfg(test)]
 pub(crate) fn open<B: Bar, D: DmaSpace>(
     name: &str,
     hardware: (Arc<B>, Arc<D>),

@@ -71,7 +71,13 @@ pub(crate) enum Order<D: DmaSpace> {
     /// Touch nothing of the controller's and answer [`Note::Halted`].
     Halt,
     /// Behind `Halt`: no memory of outstanding commands will be touched any more.
-    Quiet(Quiet),
+    Quiet(
+        #[cfg_attr(
+            not(test),
+            expect(dead_code, reason = "a core does the same whatever the proof is")
+        )]
+        Quiet,
+    ),
     /// Behind `Halt`: that could not be proved. Outstanding commands fail, their buffers go into
     /// quarantine.
     Lost,
@@ -178,7 +184,13 @@ pub(crate) enum Unsent<D: DmaSpace> {
     /// Try again later.
     Full(Note<D>),
     /// There is no keeper any more: the controller is disabled and touches nothing.
-    Closed(Note<D>),
+    Closed(
+        #[cfg_attr(
+            not(test),
+            expect(dead_code, reason = "what came back is dropped, as its owner is gone")
+        )]
+        Note<D>,
+    ),
 }
 
 impl<D: DmaSpace> PairEnd<D> {

@@ -38,8 +38,8 @@ pub(crate) mod dma;
 pub(crate) mod facts;
 #[cfg(test)]
 mod flat;
-pub(crate) mod kernel;
 pub(crate) mod keeper;
+pub(crate) mod kernel;
 pub(crate) mod lane;
 pub(crate) mod link;
 pub(crate) mod outcome;

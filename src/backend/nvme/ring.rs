@@ -155,11 +155,6 @@ impl<D: DmaSpace> Ring<D> {
         }
     }
 
-    /// Whether commands were put in that the controller was not told of.
-    pub(crate) fn has_untold(&self) -> bool {
-        self.tail != self.rung_tail
-    }
-
     /// The list page of a slot, which is below the number of entries less one.
     pub(crate) fn list(&mut self, slot: u16) -> ListPage<'_, D> {
         debug_assert!(slot + 1 < self.entries, "the last page is that of zeroes");

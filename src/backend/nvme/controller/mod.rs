@@ -261,6 +261,7 @@ impl<B: Bar, D: DmaSpace> Controller<B, D> {
         self.outside.limits.get()
     }
 
+    #[cfg(test)]
     pub(crate) fn state(&self) -> State {
         self.facts.state()
     }

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rustix::fs::{FileType, Mode, OFlags, Stat, major, minor, open, stat};
 use rustix::io::Errno;
@@ -31,8 +32,11 @@ pub(crate) struct KernelObject {
     file: OwnedFd,
     pub(super) geometry: Geometry,
     pub(super) limits: Limits,
-    pub(super) blocks: u64,
     pub(super) write_through: bool,
+    /// As of the last look.
+    blocks: AtomicU64,
+    /// The block device's name.
+    disk: String,
     _claim: OwnedFd,
 }
 
@@ -78,8 +82,9 @@ impl KernelObject {
             file,
             geometry,
             limits,
-            blocks: identity.namespace.blocks,
             write_through: !spec.write_cache,
+            blocks: AtomicU64::new(identity.namespace.blocks),
+            disk: name_of(&disk),
             _claim: claim,
         };
         Ok((object, info))
@@ -87,6 +92,24 @@ impl KernelObject {
 
     pub(super) fn file(&self) -> &OwnedFd {
         &self.file
+    }
+
+    pub(super) fn blocks(&self) -> u64 {
+        // It guards no memory: whoever reads an older value is refused by the controller.
+        self.blocks.load(Relaxed)
+    }
+
+    /// How many blocks the kernel says that there are now, which hold from here on. May block.
+    ///
+    /// # Errors
+    /// The namespace has gone.
+    pub(crate) fn look_again(&self) -> Result<u64, Errno> {
+        let text = fs::read_to_string(format!("/sys/class/block/{}/size", self.disk));
+        let text = text.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        let sectors: u64 = text.trim().parse().map_err(|_| Errno::IO)?;
+        let blocks = blocks_of(sectors, self.geometry.block_shift);
+        self.blocks.store(blocks, Relaxed);
+        Ok(blocks)
     }
 }
 
@@ -107,6 +130,16 @@ fn disk_name(character: &str) -> Option<OsString> {
     (digits(controller) && digits(namespace)).then(|| format!("nvme{rest}").into())
 }
 
+fn name_of(disk: &Path) -> String {
+    let name = disk.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// Of the kernel's sectors of 512 bytes, which are what it counts in wherever it counts.
+fn blocks_of(sectors: u64, block_shift: u8) -> u64 {
+    sectors >> block_shift.saturating_sub(9).min(63)
+}
+
 /// What the kernel's queue takes, in bytes and in pieces.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct QueueLimits {
@@ -116,7 +149,7 @@ struct QueueLimits {
 
 impl QueueLimits {
     fn of(disk: &Path) -> Self {
-        let name = disk.file_name().unwrap_or_default().to_string_lossy();
+        let name = name_of(disk);
         let number = |what: &str| -> Option<u64> {
             let text = fs::read_to_string(format!("/sys/class/block/{name}/queue/{what}"));
             text.ok()?.trim().parse().ok()
@@ -376,6 +409,13 @@ mod tests {
         assert!(info.unmap && info.unmap_reads_zeroes && info.write_cache);
         assert_eq!(info.atomic_write_blocks, 1);
         assert_eq!(info.designators.nguid, Some([7; 16]));
+    }
+
+    #[test]
+    fn the_kernel_counts_in_sectors() {
+        assert_eq!((blocks_of(4096, 9), blocks_of(4096, 12)), (4096, 512));
+        assert_eq!(blocks_of(4095, 12), 511, "what is not whole is none");
+        assert_eq!(name_of(Path::new("/dev/nvme0n1")), "nvme0n1");
     }
 
     #[test]

@@ -152,7 +152,7 @@ impl Queues {
                 let service = Service {
                     geometry: &served.object.geometry,
                     limits: &served.object.limits,
-                    blocks: served.object.blocks,
+                    blocks: served.object.blocks(),
                     write_through: served.object.write_through,
                 };
                 match translate::begin(&mut operation, &service, manner) {
@@ -288,15 +288,17 @@ impl Queues {
         each.map(|served| served.requests.count()).sum()
     }
 
-    /// Whether a kick or a poll would find something.
-    pub(crate) fn needs_poll(&mut self) -> bool {
+    /// Whether a kick would find something, which wakes nobody.
+    pub(crate) fn needs_poll(&self) -> bool {
         let mut served = self.served.iter().flatten();
         let sends = !self.free.is_empty() && served.any(|served| served.requests.has_parts());
+        sends || self.unsubmitted > 0
+    }
+
+    /// Whether a poll would find something.
+    fn has_answers(&mut self) -> bool {
         let done = |ring: &mut Ring| !ring.completion().is_empty();
-        sends
-            || self.unsubmitted > 0
-            || (self.under_way() > 0
-                && (self.kernel_has_work() || self.ring.as_mut().is_some_and(done)))
+        self.under_way() > 0 && (self.kernel_has_work() || self.ring.as_mut().is_some_and(done))
     }
 
     /// Turns signals on or off; `true`: there is nothing to do, so the core may sleep.
@@ -310,7 +312,7 @@ impl Queues {
                 queue.disable_eventfd();
             }
         }
-        !(on && self.needs_poll())
+        !(on && (self.needs_poll() || self.has_answers()))
     }
 
     /// Completions that the kernel holds back until this thread enters it.

@@ -57,7 +57,6 @@ impl Code {
     pub(super) const QUEUE_DELETION: Self = Self(0x410c);
     pub(super) const SIZE_LIMIT: Self = Self(0x4183);
     pub(super) const COMPARE_FAILURE: Self = Self(0x0285);
-    pub(super) const UNWRITTEN: Self = Self(0x0287);
 }
 
 /// An entry of a submission queue.

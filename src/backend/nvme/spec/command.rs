@@ -18,7 +18,6 @@ pub(crate) mod admin {
     pub(crate) const SET_FEATURES: u8 = 0x09;
     pub(crate) const FEATURES: u8 = 0x0a;
     pub(crate) const ASYNCHRONOUS_EVENT: u8 = 0x0c;
-    pub(crate) const KEEP_ALIVE: u8 = 0x18;
     pub(crate) const DOORBELL_BUFFER_CONFIG: u8 = 0x7c;
 }
 
@@ -27,16 +26,12 @@ pub(crate) mod io {
     pub(crate) const FLUSH: u8 = 0x00;
     pub(crate) const WRITE: u8 = 0x01;
     pub(crate) const READ: u8 = 0x02;
-    pub(crate) const COMPARE: u8 = 0x05;
     pub(crate) const WRITE_ZEROES: u8 = 0x08;
     pub(crate) const DATASET_MANAGEMENT: u8 = 0x09;
-    pub(crate) const VERIFY: u8 = 0x0c;
 }
 
 /// Feature identifiers (§5.27.1).
 pub(crate) mod feature {
-    pub(crate) const TEMPERATURE_THRESHOLD: u8 = 0x04;
-    pub(crate) const VOLATILE_WRITE_CACHE: u8 = 0x06;
     pub(crate) const NUMBER_OF_QUEUES: u8 = 0x07;
     pub(crate) const ASYNCHRONOUS_EVENTS: u8 = 0x0b;
     pub(crate) const HOST_BEHAVIOR: u8 = 0x16;
@@ -115,11 +110,6 @@ pub(crate) fn set_feature(feature: u8, namespace: NamespaceId, value: u32) -> Su
     SubmissionEntry::new(admin::SET_FEATURES, namespace)
         .with_dword(10, feature.into())
         .with_dword(11, value)
-}
-
-/// Get Features (§5.15), the current value.
-pub(crate) fn feature_value(feature: u8, namespace: NamespaceId) -> SubmissionEntry {
-    SubmissionEntry::new(admin::FEATURES, namespace).with_dword(10, feature.into())
 }
 
 /// The value that asks for so many I/O queue pairs, 1 to 65,534 (§5.27.1.5).
@@ -210,11 +200,6 @@ pub(crate) fn write_zeroes(blocks: Blocks, fua: bool, deallocate: bool) -> Submi
     on_blocks(io::WRITE_ZEROES, blocks, fua | deallocate)
 }
 
-/// Verify (§3.2.5).
-pub(crate) fn verify(blocks: Blocks) -> SubmissionEntry {
-    on_blocks(io::VERIFY, blocks, 0)
-}
-
 /// Flush (Base Specification §7.1).
 pub(crate) fn flush(namespace: NamespaceId) -> SubmissionEntry {
     SubmissionEntry::new(io::FLUSH, namespace)
@@ -260,8 +245,7 @@ mod tests {
             count: BLOCKS_MAX,
             ..BLOCKS
         };
-        assert_eq!(verify(most).dword(12), 0xffff);
-        assert_eq!(verify(most).opcode(), 0x0c);
+        assert_eq!(read(most).dword(12), 0xffff);
         assert_eq!(write(BLOCKS, false).dword(12), 7);
         assert_eq!(write(BLOCKS, true).dword(12), 0x4000_0007);
         assert_eq!(write_zeroes(BLOCKS, true, true).dword(12), 0x4200_0007);
@@ -312,9 +296,8 @@ mod tests {
         let health = log_page(log::HEALTH, NamespaceId::ALL, 512);
         assert_eq!((health.opcode(), health.dword(10)), (0x02, 0x007f_0002));
         assert_eq!(health.namespace(), NamespaceId::ALL);
-        let cache = set_feature(feature::VOLATILE_WRITE_CACHE, NamespaceId::NONE, 1);
+        let cache = set_feature(6, NamespaceId::NONE, 1);
         assert_eq!(dwords(&cache), [6, 1, 0, 0]);
-        assert_eq!(feature_value(6, NamespaceId::NONE).opcode(), 0x0a);
         assert_eq!(asynchronous_event().opcode(), 0x0c);
         assert_eq!(doorbell_buffer_config().opcode(), 0x7c);
     }

@@ -29,11 +29,6 @@ pub(crate) const SUBMISSION_BYTES: usize = 64;
 /// Bytes of a completion queue entry (CC.IOCQES = 4).
 pub(crate) const COMPLETION_BYTES: usize = 16;
 
-/// CDW0: FUSE, first command of a fused pair.
-const FUSE_FIRST: u32 = 1 << 8;
-/// CDW0: FUSE, second command of a fused pair.
-const FUSE_SECOND: u32 = 2 << 8;
-
 /// A command (§3.3.3.1, figure "Common Command Format").
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C, align(64))]
@@ -74,15 +69,11 @@ impl SubmissionEntry {
         [self.0[8], self.0[9]] = halves(second);
     }
 
-    /// Marks the first (`true`) or second command of a fused pair (§3.4.2).
-    pub(crate) const fn set_fused(&mut self, first: bool) {
-        self.0[0] |= if first { FUSE_FIRST } else { FUSE_SECOND };
-    }
-
     pub(crate) const fn opcode(&self) -> u8 {
         self.0[0].to_le_bytes()[0]
     }
 
+    #[cfg(test)]
     pub(crate) const fn id(&self) -> CommandId {
         let [_, _, low, high] = self.0[0].to_le_bytes();
         CommandId(u16::from_le_bytes([low, high]))
@@ -93,6 +84,7 @@ impl SubmissionEntry {
     }
 
     /// Both PRP entries.
+    #[cfg(test)]
     pub(crate) const fn prps(&self) -> (u64, u64) {
         (joined(self.0[6], self.0[7]), joined(self.0[8], self.0[9]))
     }
@@ -103,11 +95,13 @@ impl SubmissionEntry {
     }
 
     /// CDW10 and CDW11 as a starting LBA.
+    #[cfg(test)]
     pub(crate) const fn lba(&self) -> u64 {
         joined(self.0[10], self.0[11])
     }
 
     /// As the controller reads it.
+    #[cfg(test)]
     pub(crate) fn to_bytes(self) -> [u8; SUBMISSION_BYTES] {
         let mut bytes = [0; SUBMISSION_BYTES];
         for (place, dword) in bytes.chunks_exact_mut(4).zip(self.0) {
@@ -117,6 +111,7 @@ impl SubmissionEntry {
     }
 
     /// As the controller has read it.
+    #[cfg(test)]
     pub(crate) fn from_bytes(bytes: [u8; SUBMISSION_BYTES]) -> Self {
         let (dwords, _) = bytes.as_chunks::<4>();
         Self(std::array::from_fn(|nth| u32::from_le_bytes(dwords[nth])))
@@ -142,6 +137,7 @@ const fn halves(value: u64) -> [u32; 2] {
     ]
 }
 
+#[cfg(test)]
 const fn joined(low: u32, high: u32) -> u64 {
     low as u64 | (high as u64) << 32
 }
@@ -164,6 +160,7 @@ impl CompletionEntry {
     }
 
     /// What a controller writes.
+    #[cfg(test)]
     pub(crate) fn new(
         result: u32,
         (queue, head): (QueueId, u16),
@@ -207,6 +204,7 @@ impl CompletionEntry {
         CommandId(u16::from_le_bytes([low, high]))
     }
 
+    #[cfg(test)]
     pub(crate) const fn phase(&self) -> bool {
         Self::phase_of(self.0[3])
     }
@@ -217,15 +215,18 @@ impl CompletionEntry {
     }
 
     /// In this machine's byte order.
+    #[cfg(test)]
     pub(crate) const fn dwords(&self) -> [u32; 4] {
         self.0
     }
 
+    #[cfg(test)]
     pub(crate) fn from_bytes(bytes: [u8; COMPLETION_BYTES]) -> Self {
         let (dwords, _) = bytes.as_chunks::<4>();
         Self(std::array::from_fn(|nth| u32::from_le_bytes(dwords[nth])))
     }
 
+    #[cfg(test)]
     pub(crate) fn to_bytes(self) -> [u8; COMPLETION_BYTES] {
         let mut bytes = [0; COMPLETION_BYTES];
         for (place, dword) in bytes.chunks_exact_mut(4).zip(self.0) {
@@ -274,12 +275,8 @@ mod tests {
         let mut entry = SubmissionEntry::new(0x05, NamespaceId(1));
         entry.set_id(CommandId(0xffff));
         entry.set_id(CommandId(1));
-        entry.set_fused(true);
         assert_eq!(entry.id(), CommandId(1));
-        assert_eq!(entry.dword(0), 0x0001_0105);
-        let mut second = SubmissionEntry::new(0x01, NamespaceId(1));
-        second.set_fused(false);
-        assert_eq!(second.dword(0), 0x0201);
+        assert_eq!(entry.dword(0), 0x0001_0005);
     }
 
     #[test]

@@ -12,8 +12,6 @@ pub(crate) mod offset {
     pub(crate) const CAP: usize = 0x00;
     /// Version.
     pub(crate) const VS: usize = 0x08;
-    /// Interrupt Mask Set.
-    pub(crate) const INTMS: usize = 0x0c;
     /// Controller Configuration.
     pub(crate) const CC: usize = 0x14;
     /// Controller Status.
@@ -77,6 +75,7 @@ impl Capabilities {
     }
 
     /// CQR: queues must be physically contiguous.
+    #[cfg(test)]
     pub(crate) const fn contiguous_queues(self) -> bool {
         bit(self.0, 16)
     }
@@ -117,6 +116,7 @@ impl Capabilities {
     }
 
     /// MPSMAX: largest memory page, as a power of two of bytes.
+    #[cfg(test)]
     pub(crate) const fn page_shift_max(self) -> u8 {
         12 + bits8(self.0, 52, 4)
     }
@@ -164,7 +164,6 @@ impl std::fmt::Display for Version {
 pub(crate) enum Shutdown {
     None,
     Normal,
-    Abrupt,
 }
 
 /// What CC is to say; [`Configuration::register`] is the register.
@@ -184,7 +183,6 @@ impl Configuration {
         let shutdown = match self.shutdown {
             Shutdown::None => 0,
             Shutdown::Normal => 1 << 14,
-            Shutdown::Abrupt => 2 << 14,
         };
         let pages = self.page_shift.saturating_sub(12) as u32 & 0xf;
         let command_sets = if self.all_command_sets { 6 << 4 } else { 0 };
@@ -316,12 +314,6 @@ mod tests {
             ..on
         };
         assert_eq!(leaving.register(), 0x0046_40e1);
-        let abrupt = Configuration {
-            enable: false,
-            shutdown: Shutdown::Abrupt,
-            ..on
-        };
-        assert_eq!(abrupt.register(), 0x0046_8000);
         assert!(Status(1).is_ready() && !Status(1).is_fatal());
         assert!(Status(3).is_fatal());
         assert_eq!(Status(1).shutdown(), ShutdownStatus::Normal);
