@@ -20,6 +20,8 @@ mod ports;
 mod signals;
 mod stopper;
 mod surveyor;
+#[cfg(test)]
+mod tests;
 mod watchdog;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -178,6 +180,11 @@ impl Daemon {
     /// # Errors
     /// What could not be started, with the key, the value and the remedy.
     pub fn start(config: &Config, state: StateDir, hooks: &Hooks) -> Result<Self, StartError> {
+        // What was opened is closed again in order.
+        Self::begin(config, state, hooks).inspect_err(|_| Backing::finish_all())
+    }
+
+    fn begin(config: &Config, state: StateDir, hooks: &Hooks) -> Result<Self, StartError> {
         crate::pdu::self_test().map_err(StartError::new)?;
         let units = build::units(config, &state, hooks)?;
         let (ports, devices) = ports::open(config, hooks)?;
@@ -191,12 +198,13 @@ impl Daemon {
             nodes: &nodes,
             ports,
         };
-        let cores = cores::start(config, served, &own, hooks)?;
-        let names = config.logical_units.iter().map(|unit| unit.name.clone());
-        let senders = cores.iter().map(|core| core.outbox.sender()).collect();
-        let surveyor = Surveyor::start(config, &units, senders)?;
         let mut poller = Poller::new().map_err(|error| StartError::new(error.to_string()))?;
         portals::watch(&mut poller, &portals.listeners, &inbox)?;
+        let mut cores = cores::start(config, served, &own, hooks)?;
+        let names = config.logical_units.iter().map(|unit| unit.name.clone());
+        let senders = cores.iter().map(|core| core.outbox.sender()).collect();
+        let surveyor = Surveyor::start(config, &units, senders);
+        let surveyor = surveyor.inspect_err(|_| cores::end(&mut cores))?;
         let interval = sd_notify::watchdog_enabled().map(|interval| interval / 2);
         Ok(Self {
             listeners: portals.listeners,
@@ -463,18 +471,7 @@ impl Daemon {
             }
             Phase::Finishing { until } => {
                 if self.cores.iter().all(|core| core.stopped) {
-                    for core in &mut self.cores {
-                        core.outbox.send(ToCore::End);
-                    }
-                    for core in &mut self.cores {
-                        while core.outbox.is_waiting() {
-                            core.outbox.retry();
-                            std::thread::yield_now();
-                        }
-                        if let Some(thread) = core.thread.take() {
-                            let _ = thread.join();
-                        }
-                    }
+                    cores::end(&mut self.cores);
                     self.tell_use(now);
                     self.devices.close();
                     self.surveyor.end();

@@ -82,7 +82,7 @@ impl Backing {
     }
 
     /// For a namespace that is served, as `spec` (but its kind) says.
-    pub(super) fn of_namespace(
+    pub(crate) fn of_namespace(
         unit: Unit<AnyBar, AnySpace>,
         spec: &Spec,
     ) -> Result<Arc<Self>, OpenError> {

@@ -93,7 +93,7 @@ pub(super) fn start(
             ports,
             frames: frames.clone(),
         };
-        let thread = start_core(plan)?;
+        let thread = start_core(plan).inspect_err(|_| end(&mut handles))?;
         handles.push(CoreHandle {
             outbox: Outbox::new(senders[core].clone()),
             thread: Some(thread),
@@ -103,6 +103,23 @@ pub(super) fn start(
         });
     }
     Ok(handles)
+}
+
+/// Ends cores that have nothing to do, and waits for their ends.
+pub(super) fn end(cores: &mut [CoreHandle]) {
+    for core in cores.iter_mut() {
+        core.outbox.send(ToCore::End);
+    }
+    for core in cores {
+        while core.outbox.is_waiting() {
+            core.outbox.retry();
+            std::thread::yield_now();
+        }
+        if let Some(thread) = core.thread.take() {
+            // A core that panics ends the process.
+            let _ = thread.join();
+        }
+    }
 }
 
 /// Connections without a session that one of `count` cores may have when all together may have

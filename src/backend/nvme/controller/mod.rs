@@ -382,7 +382,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
                 }
             };
             self.facts.set_state(State::Failed);
-            self.abandon().await;
+            self.give_up().await;
             return Err(error);
         }
         self.announce();

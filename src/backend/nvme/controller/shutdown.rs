@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::init::quirks;
 use super::{Life, REGISTER_LOOK, Trouble};
-use crate::backend::nvme::bar::Bar;
+use crate::backend::nvme::bar::{Bar, capabilities};
 use crate::backend::nvme::dma::{DmaSpace, Quiet};
 use crate::backend::nvme::facts::State;
 use crate::backend::nvme::spec::registers::{Configuration, Shutdown, ShutdownStatus, offset};
@@ -47,26 +47,37 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         tracing::info!(controller = self.name, "the controller is closed");
     }
 
-    /// What an orderly end begins with: no queues, and nothing in the write cache.
+    /// What an orderly end begins with: no queues, and nothing in the write cache. One that keeps a
+    /// queue is told all the same.
     async fn say_goodbye(&mut self) -> Result<(), Trouble> {
-        self.delete_all().await?;
+        let deleted = self.delete_all().await;
+        if deleted == Err(Trouble::Gone) {
+            return deleted;
+        }
+        self.notify().await.and(deleted)
+    }
+
+    /// The shutdown notification (§3.6.1), so that the write cache is on the medium and the next
+    /// start is a clean one. Waits until the controller has done it, as long as it says at most.
+    async fn notify(&mut self) -> Result<(), Trouble> {
         // Asynchronous events end with the controller.
         self.enabled = false;
-        let Some(identity) = &self.identity else {
+        let (caps, configuration) = (capabilities(&*self.bar), self.bar.r32(offset::CC));
+        if caps.is_gone() || configuration == u32::MAX {
+            return Err(Trouble::Gone);
+        }
+        if !Configuration::is_enabled(configuration) {
             return Ok(());
-        };
-        let configuration = self.bar.r32(offset::CC);
+        }
         let normal = Configuration {
             enable: true,
-            all_command_sets: identity.caps.command_sets(),
+            all_command_sets: caps.command_sets(),
             page_shift: 12,
             shutdown: Shutdown::Normal,
         };
-        let said = Duration::from_micros(identity.data.shutdown_us.into());
+        let said = self.identity.as_ref().map_or(0, |it| it.data.shutdown_us);
+        let said = Duration::from_micros(said.into());
         let patience = if said.is_zero() { SHUTDOWN } else { said };
-        if configuration == u32::MAX {
-            return Err(Trouble::Gone);
-        }
         self.bar.w32(offset::CC, normal.register());
         let until = self.now() + patience.min(SHUTDOWN_MAX);
         loop {
@@ -86,6 +97,16 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             );
         }
         Ok(())
+    }
+
+    /// Lets a controller go that never became ready.
+    pub(super) async fn give_up(&mut self) {
+        self.leaving = true;
+        if self.enabled && !self.gone {
+            // What was wrong is known; that the end is not in order either says nothing more.
+            let _ = self.notify().await;
+        }
+        self.abandon().await;
     }
 
     /// Disables the controller as far as that is possible, and lets it go.

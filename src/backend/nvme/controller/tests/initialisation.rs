@@ -174,6 +174,30 @@ fn every_command_of_an_init_may_fail_be_lost_or_be_the_last() {
 }
 
 #[test]
+fn a_controller_that_is_given_up_is_told() {
+    let identify = || Match::admin(admin::IDENTIFY);
+    for action in [Action::Status(Status::INTERNAL), Action::Drop] {
+        let mut bed = Bed::new(ModelOptions::default());
+        bed.model.faults(|plan| plan.once(identify(), action));
+        bed.failure();
+        assert_eq!(bed.model.counters().shutdowns, 1, "{action:?}");
+    }
+    // One that was never enabled has nothing to shut down, and one that has failed hears nothing.
+    let mut bed = Bed::new(ModelOptions {
+        mqes: 0,
+        ..ModelOptions::default()
+    });
+    bed.failure();
+    assert_eq!(bed.model.counters().shutdowns, 0);
+    let mut bed = Bed::new(ModelOptions::default());
+    bed.until("an Identify", |bed| {
+        bed.model.counters().admin.contains_key(&admin::IDENTIFY)
+    });
+    bed.close();
+    assert_eq!(bed.model.counters().shutdowns, 1, "closed half way");
+}
+
+#[test]
 fn what_an_init_can_do_without_it_does_without() {
     let options = || ModelOptions {
         version: Version(0x0002_0000),
