@@ -19,7 +19,7 @@ fn serve(
     options: ModelOptions,
     (block_size, write_cache): (u32, bool),
     test: impl FnOnce(&Arc<Backing>),
-) -> Model {
+) {
     let model = Model::new(options);
     let worker = model.run_in_background();
     let hardware = (
@@ -38,7 +38,8 @@ fn serve(
     drop(backing);
     keeper.join().unwrap();
     drop(worker);
-    model
+    assert_eq!(model.counters().shutdowns, 1, "its end was announced");
+    assert_eq!(model.mappings(), 0, "nothing is left to the device");
 }
 
 fn options(block_shift: u8) -> ModelOptions {
@@ -56,13 +57,11 @@ fn options(block_shift: u8) -> ModelOptions {
 
 #[test]
 fn nvme_passes_the_suite() {
-    let model = serve(options(9), (512, true), |backing| {
+    serve(options(9), (512, true), |backing| {
         let info = backing.info();
         assert!(info.write_cache && info.unmap && info.unmap_reads_zeroes);
         suite::run(|| Arc::clone(backing), true, SEED);
     });
-    assert_eq!(model.counters().shutdowns, 1);
-    assert_eq!(model.mappings(), 0, "nothing is left to the device");
 }
 
 #[test]
