@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::link::Generation;
 use super::spec::entry::NamespaceId;
 use super::spec::identify::{ControllerData, Identifiers};
 use super::spec::log::Health;
@@ -143,6 +144,8 @@ pub(crate) struct Facts {
     state: AtomicU8,
     /// CRDT1 to CRDT3, in 100 ms.
     retry_delays: [AtomicU16; 3],
+    /// The lowest generation whose doorbells may be rung.
+    oldest: AtomicU32,
     pub(crate) counters: Counters,
 }
 
@@ -151,6 +154,7 @@ impl Default for Facts {
         Self {
             state: AtomicU8::new(State::Starting as u8),
             retry_delays: [const { AtomicU16::new(0) }; 3],
+            oldest: AtomicU32::new(0),
             counters: Counters::default(),
         }
     }
@@ -165,6 +169,17 @@ impl Facts {
     /// The keeper's.
     pub(crate) fn set_state(&self, state: State) {
         self.state.store(state as u8, Relaxed);
+    }
+
+    /// The keeper's: doorbells of this generation, and of those before, are to be left alone. Told
+    /// before `Halt` is, for cores that are held up within a turn.
+    pub(crate) fn make_void(&self, generation: Generation) {
+        self.oldest.store(generation.0.wrapping_add(1), Relaxed);
+    }
+
+    /// Whether doorbells of this generation are to be left alone.
+    pub(crate) fn is_void(&self, generation: Generation) -> bool {
+        generation.0 < self.oldest.load(Relaxed)
     }
 
     /// How long to wait before a command is sent again whose status has this CRD, 0 to 3. Nothing
@@ -324,6 +339,10 @@ mod tests {
             facts.set_state(state);
             assert_eq!(facts.state(), state);
         }
+        assert!(!facts.is_void(Generation(0)));
+        facts.make_void(Generation(3));
+        let void = [2, 3, 4].map(|nth| facts.is_void(Generation(nth)));
+        assert_eq!(void, [true, true, false]);
         facts.set_retry_delays([1, 10, u16::MAX]);
         let delays = [0, 1, 2, 3, 4].map(|crd| facts.retry_delay(crd).as_millis());
         assert_eq!(delays, [0, 100, 1000, 4000, 0]);

@@ -193,7 +193,7 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
             State::Failed => {}
         }
         if let State::Live(grant) = &self.state {
-            self.ring.ring_tail(&*self.handle.bar, grant);
+            self.ring.ring_tail(&self.handle, grant);
         }
         self.tell_owed();
     }
@@ -360,7 +360,7 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
             }
         }
         if let State::Live(grant) = &self.state {
-            self.ring.ring_head(&*self.handle.bar, grant);
+            self.ring.ring_head(&self.handle, grant);
         }
         for hosted in self.lanes.iter_mut().flatten() {
             hosted.wake();

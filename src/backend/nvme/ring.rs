@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use super::bar::Bar;
 use super::dma::{DmaPages, DmaSpace, Iova, MapError, PAGE_BYTES};
-use super::link::{Breach, Grant, Rings};
+use super::link::{Breach, Grant, Handle, Rings};
 use super::prp::ListPage;
 use super::spec::entry::{COMPLETION_BYTES, CompletionEntry, SUBMISSION_BYTES, SubmissionEntry};
 use super::spec::registers::offset::DOORBELLS;
@@ -138,19 +138,19 @@ impl<D: DmaSpace> Ring<D> {
     }
 
     /// Tells the controller of commands that were put in since the last time.
-    pub(crate) fn ring_tail<B: Bar>(&mut self, bar: &B, grant: &Grant<D>) {
+    pub(crate) fn ring_tail<B: Bar>(&mut self, handle: &Handle<B, D>, grant: &Grant<D>) {
         if self.tail != self.rung_tail {
             let at = grant.submission_doorbell;
-            ring(bar, grant, at, (self.rung_tail, self.tail));
+            ring(handle, grant, at, (self.rung_tail, self.tail));
             self.rung_tail = self.tail;
         }
     }
 
     /// Tells the controller of completions that were taken out since the last time.
-    pub(crate) fn ring_head<B: Bar>(&mut self, bar: &B, grant: &Grant<D>) {
+    pub(crate) fn ring_head<B: Bar>(&mut self, handle: &Handle<B, D>, grant: &Grant<D>) {
         if self.head != self.rung_head {
             let at = grant.completion_doorbell;
-            ring(bar, grant, at, (self.rung_head, self.head));
+            ring(handle, grant, at, (self.rung_head, self.head));
             self.rung_head = self.head;
         }
     }
@@ -176,13 +176,19 @@ impl<D: DmaSpace> Ring<D> {
     }
 }
 
-fn ring<B: Bar, D: DmaSpace>(bar: &B, grant: &Grant<D>, at: usize, (old, new): (u16, u16)) {
+fn ring<B: Bar, D: DmaSpace>(
+    handle: &Handle<B, D>,
+    grant: &Grant<D>,
+    at: usize,
+    (old, new): (u16, u16),
+) {
     let wanted = grant
         .shadow
         .as_ref()
         .is_none_or(|shadow| shadow.ring(at - DOORBELLS, old, new));
-    if wanted {
-        bar.w32(at, new.into());
+    // A core that was held up may find the controller halted, and the order to leave it alone unread.
+    if wanted && !handle.facts.is_void(grant.generation) {
+        handle.bar.w32(at, new.into());
     }
 }
 

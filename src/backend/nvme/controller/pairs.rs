@@ -6,6 +6,9 @@
 //! its queues are deleted, or the controller is quiet. Its guests are halted, and then get what is
 //! free.
 //!
+//! A core that owes its answer to `Halt` may still ring the doorbells that it had: its queue and its
+//! rings stay its own, and it gets nothing new, until it answers.
+//!
 //! Orders that find no room in their core's queue wait here. There are never more of them than what
 //! one recovery says: a `Halt` makes void what a core has not taken yet.
 
@@ -34,6 +37,9 @@ enum At {
     Open(QueueId),
     /// The use of this one's pair.
     Guest(PairIndex),
+    /// Nothing, and `Halt` is not answered: the doorbells of the queue that it had may still be
+    /// rung, so that nobody can have it.
+    Owing(Option<QueueId>),
 }
 
 #[derive(Debug)]
@@ -62,10 +68,13 @@ impl<D: DmaSpace> Pair<D> {
         }
     }
 
+    /// Nothing where the last `Halt` is not answered, behind which nothing was opened.
     fn halt(&mut self) {
-        self.outbox.clear();
-        self.order(Order::Halt);
-        (self.owes, self.halted) = (true, true);
+        if !self.owes {
+            self.outbox.clear();
+            self.order(Order::Halt);
+            (self.owes, self.halted) = (true, true);
+        }
     }
 
     fn quiet(&mut self, proof: Quiet) {
@@ -73,6 +82,12 @@ impl<D: DmaSpace> Pair<D> {
             self.lost = false;
             self.order(Order::Quiet(proof));
         }
+        self.at = match self.at {
+            At::Open(queue) if self.owes => At::Owing(Some(queue)),
+            At::Guest(_) if self.owes => At::Owing(None),
+            at @ At::Owing(_) => at,
+            At::Waiting | At::Open(_) | At::Guest(_) => At::Waiting,
+        };
     }
 }
 
@@ -113,6 +128,9 @@ impl<D: DmaSpace> Pairs<D> {
     pub(super) fn halted(&mut self, index: PairIndex) {
         if let Some(pair) = self.pair(index) {
             pair.owes = false;
+            if matches!(pair.at, At::Owing(_)) {
+                pair.at = At::Waiting;
+            }
         }
     }
 
@@ -131,7 +149,7 @@ impl<D: DmaSpace> Pairs<D> {
         let pair = all.find(|pair| pair.orders.index == index)?;
         match pair.at {
             At::Open(queue) => Some(queue),
-            At::Waiting | At::Guest(_) => None,
+            At::Waiting | At::Guest(_) | At::Owing(_) => None,
         }
     }
 
@@ -148,7 +166,7 @@ impl<D: DmaSpace> Pairs<D> {
     /// Tells all that have anything of the controller's to touch nothing.
     pub(super) fn halt(&mut self) {
         for pair in &mut self.all {
-            if pair.left.is_none() && pair.at != At::Waiting {
+            if pair.left.is_none() && matches!(pair.at, At::Open(_) | At::Guest(_)) {
                 pair.halt();
             }
         }
@@ -160,7 +178,6 @@ impl<D: DmaSpace> Pairs<D> {
         self.all.retain(|pair| pair.left.is_none());
         for pair in &mut self.all {
             pair.quiet(proof);
-            pair.at = At::Waiting;
         }
     }
 
@@ -208,15 +225,26 @@ impl<D: DmaSpace> Pairs<D> {
     }
 
     pub(super) fn has_work(&self) -> bool {
+        // Where all queues are those of cores that owe, nothing can be done for others.
+        let can_have = self.is_open() || self.free_queue().is_some();
         self.leaving()
             .or(self.orphan())
-            .or(self.waiting())
+            .or(self.waiting().filter(|_| can_have))
             .is_some()
     }
 
-    /// The lowest queue that nobody has.
+    /// Whether a core has a queue pair.
+    fn is_open(&self) -> bool {
+        let mut all = self.all.iter();
+        all.any(|pair| matches!(pair.at, At::Open(_)))
+    }
+
+    /// The lowest queue that nobody has, nor rings the doorbells of.
     fn free_queue(&self) -> Option<QueueId> {
-        let taken = |queue| self.all.iter().any(|pair| pair.at == At::Open(queue));
+        let taken = |queue| {
+            let has = |at| at == At::Open(queue) || at == At::Owing(Some(queue));
+            self.all.iter().any(|pair| has(pair.at))
+        };
         (1..=self.usable).map(QueueId).find(|&queue| !taken(queue))
     }
 
@@ -301,7 +329,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
                 self.open(index, queue);
                 Ok(())
             }
-            Err(error) if queue.0 == 1 => Err(error.into()),
+            Err(error) if queue.0 == 1 || !self.pairs.is_open() => Err(error.into()),
             Err(error) => {
                 // It has promised more: the cores share what there is.
                 self.pairs.usable = queue.0 - 1;
@@ -417,7 +445,6 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         }
         if let Some(pair) = self.pairs.pair(index).filter(|pair| pair.left.is_none()) {
             pair.quiet(Quiet::QueueDeleted);
-            pair.at = At::Waiting;
         }
         Ok(())
     }

@@ -71,9 +71,10 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         Ok(())
     }
 
-    /// Has all cores leave the controller alone, as far as they answer in time: it is disabled
-    /// anyway then.
+    /// Has all cores leave the controller alone, as far as they answer in time. Those that do not
+    /// keep their queues from everybody until they do.
     async fn halt_cores(&mut self) {
+        self.facts.make_void(self.generation);
         self.pairs.halt();
         let until = self.now() + HALT_MAX;
         while self.pairs.owe() && self.now() < until {

@@ -112,6 +112,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
     /// Disables the controller as far as that is possible, and lets it go.
     pub(super) async fn abandon(&mut self) {
         self.leaving = true;
+        self.facts.make_void(self.generation);
         self.pairs.halt();
         let disabled = self.attached && !self.gone && self.disable().await.is_ok();
         if self.attached && !self.gone && !disabled {

@@ -55,6 +55,8 @@ pub(super) struct Rig {
     next_tag: u64,
     pub(super) done: VecDeque<Completion>,
     steps: usize,
+    /// A core that gets no turn.
+    pub(super) held_up: Option<usize>,
 }
 
 /// Times that let tests be short.
@@ -90,6 +92,7 @@ impl Rig {
             next_tag: 0,
             done: VecDeque::new(),
             steps: 16,
+            held_up: None,
         }
     }
 
@@ -169,7 +172,10 @@ impl Rig {
                 self.model.disown(start, tag);
             }
         }
-        for core in &mut self.cores {
+        for (nth, core) in self.cores.iter_mut().enumerate() {
+            if self.held_up == Some(nth) {
+                continue;
+            }
             let on_core = self.model.as_core();
             core.cores.kick(self.now, &mut self.done);
             core.cores.poll(&mut self.done);

@@ -93,6 +93,49 @@ fn more_cores_than_queue_pairs_share_them() {
 }
 
 #[test]
+fn a_core_that_is_held_up_over_a_reset_sends_nothing_of_before() {
+    for queue_pairs in [1, 2] {
+        let model = model(ModelOptions {
+            queue_pairs,
+            ..ModelOptions::default()
+        });
+        let mut rig = Rig::new(&model, settings(16), 2);
+        for lba in 0..10 {
+            assert_eq!(result(rig.run(0, write(&rig, 0, lba, 1, 1))), Ok(()));
+        }
+        // What is under way when it stops has not been seen by the controller.
+        let late = rig.submit(0, write(&rig, 0, 20, 1, 2));
+        rig.held_up = Some(0);
+        model.fail();
+        rig.pass(Duration::from_secs(8));
+        assert_eq!(rig.state(), State::Ready);
+        for lba in 0..10 {
+            rig.submit(1, write(&rig, 1, lba, 1, 3));
+        }
+        rig.pass(Duration::from_secs(1));
+        // With a queue of its own the other core is served meanwhile.
+        let left = if queue_pairs == 1 { 11 } else { 1 };
+        assert_eq!(rig.in_flight() - rig.done.len(), left);
+        let later = rig.submit(0, write(&rig, 0, 21, 1, 4));
+        rig.held_up = None;
+        let mut done = Vec::new();
+        while rig.in_flight() > 0 {
+            let completion = rig.wait();
+            done.push(completion.token.tag());
+            assert_eq!(result(completion), Ok(()));
+        }
+        assert!(done.contains(&late) && done.contains(&later));
+        for lba in 0..10 {
+            assert_eq!(model.block(ONE, lba), [3; 512], "{lba}");
+        }
+        assert_eq!(model.block(ONE, 20), [2; 512]);
+        assert_eq!(model.block(ONE, 21), [4; 512]);
+        assert_eq!(model.counters().disabled, 1);
+        rig.close().unwrap();
+    }
+}
+
+#[test]
 fn a_lost_completion_is_aborted_and_then_a_lost_abort_is_a_reset() {
     let model = plain();
     let mut rig = Rig::new(&model, settings(16), 1);

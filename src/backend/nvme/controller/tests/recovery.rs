@@ -187,9 +187,45 @@ fn a_core_that_does_not_answer_holds_up_nobody() {
         "{took:?}"
     );
     until_told(&mut bed, &mut [&mut other], &second(2));
+    // Whoever comes does not get its queue, and neither does a later reset give it away.
+    let mut late = Core::join(&handle);
+    until_told(&mut bed, &mut [&mut late], &Told::Open(Generation(2), 3));
+    bed.model.fail();
+    until_told(&mut bed, &mut [&mut other], &second(3));
+    assert_eq!(core.told(), [], "one Halt is enough");
     core.is_stuck = false;
+    core.end.send(Note::Halted).unwrap();
+    let told = until_told(&mut bed, &mut [&mut core], &open_again(3));
+    assert_eq!(told, [[open_again(3)]]);
     other.leave();
+    late.leave();
     end((bed, handle, core));
+}
+
+#[test]
+fn a_core_that_owes_an_answer_keeps_the_only_queue() {
+    let options = ModelOptions {
+        queue_pairs: 1,
+        ..ModelOptions::default()
+    };
+    let (mut bed, handle, mut core) = opened(options);
+    let mut guest = Core::join(&handle);
+    until_told(&mut bed, &mut [&mut guest], &Told::Share(FIRST));
+    core.is_stuck = true;
+    bed.model.fail();
+    until_told(&mut bed, &mut [&mut guest], &Told::Quiet(Quiet::Disabled));
+    // The rest goes on: health is read each minute.
+    let logs = |bed: &Bed| bed.model.counters().admin.get(&admin::LOG_PAGE).copied();
+    bed.state(State::Ready);
+    bed.pass(Duration::from_secs(1));
+    let before = logs(&bed);
+    bed.pass(Duration::from_secs(150));
+    assert!(logs(&bed) > before, "{before:?}");
+    assert_eq!(guest.told(), []);
+    core.leave();
+    let told = until_told(&mut bed, &mut [&mut guest], &open_again(2));
+    assert_eq!(told, [[open_again(2)]]);
+    end((bed, handle, guest));
 }
 
 #[test]
