@@ -11,6 +11,7 @@ use super::link::Generation;
 use super::spec::entry::NamespaceId;
 use super::spec::identify::{ControllerData, Identifiers};
 use super::spec::log::Health;
+use super::spec::status::Status;
 
 /// Entries of an I/O queue at most, whatever the controller could do: memory per core is
 /// [`QUEUE_ENTRIES_MAX`] × (64 + 16 + 4096) bytes.
@@ -138,6 +139,9 @@ impl Counters {
     }
 }
 
+/// Bits of an LBA that the log shows: more than any medium has.
+const LBA_BITS: u32 = 48;
+
 /// Facts of a controller that change.
 #[derive(Debug)]
 pub(crate) struct Facts {
@@ -146,6 +150,8 @@ pub(crate) struct Facts {
     retry_delays: [AtomicU16; 3],
     /// The lowest generation whose doorbells may be rung.
     oldest: AtomicU32,
+    /// The last command that failed: its status above [`LBA_BITS`] bits of its LBA.
+    last_failure: AtomicU64,
     pub(crate) counters: Counters,
 }
 
@@ -155,6 +161,7 @@ impl Default for Facts {
             state: AtomicU8::new(State::Starting as u8),
             retry_delays: [const { AtomicU16::new(0) }; 3],
             oldest: AtomicU32::new(0),
+            last_failure: AtomicU64::new(0),
             counters: Counters::default(),
         }
     }
@@ -180,6 +187,21 @@ impl Facts {
     /// Whether doorbells of this generation are to be left alone.
     pub(crate) fn is_void(&self, generation: Generation) -> bool {
         generation.0 < self.oldest.load(Relaxed)
+    }
+
+    /// A core's: a command has failed, which the keeper logs.
+    pub(crate) fn add_failure(&self, status: Status, lba: u64) {
+        let lba = lba.min((1 << LBA_BITS) - 1);
+        let failure = u64::from(status.field()) << LBA_BITS | lba;
+        self.last_failure.store(failure, Relaxed);
+        Counters::add(&self.counters.errors, 1);
+    }
+
+    /// The status and the LBA of the command that failed last, if one has.
+    pub(crate) fn last_failure(&self) -> (Status, u64) {
+        let failure = self.last_failure.load(Relaxed);
+        let field = u16::try_from(failure >> LBA_BITS).expect("16 bits are left");
+        (Status::from_field(field), failure & ((1 << LBA_BITS) - 1))
     }
 
     /// How long to wait before a command is sent again whose status has this CRD, 0 to 3. Nothing

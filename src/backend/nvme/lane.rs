@@ -40,10 +40,11 @@ impl Hosted {
             tag,
             completion,
         };
-        // There is room: a guest has no more commands on their way than the lane has places.
-        if self.lane.returns.push(returned).is_err() {
-            tracing::error!(tag, "a guest has more commands than its lane");
-        }
+        let lost = self.lane.returns.push(returned);
+        debug_assert!(
+            lost.is_ok(),
+            "a guest has no more commands than the lane has places"
+        );
         self.sleeps = true;
     }
 

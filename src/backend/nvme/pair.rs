@@ -14,6 +14,8 @@
 //! touched. Where there is no proof the buffer goes into quarantine: views of its chunks keep them
 //! out of the pool.
 //!
+//! Nothing is logged here while commands are served: a log may be waited for. The keeper does it.
+//!
 //! Never: a buffer given back whose command is outstanding; a command told to a controller behind
 //! `Halt`; an index of the controller's that [`Slots`] does not know.
 
@@ -47,8 +49,6 @@ use crate::mem::{DmaBuf, Loan, Pages, Pool};
 const ORDERS_BURST: usize = 64;
 /// Least wait before a command is sent again that its controller was not ready for.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// Errors of commands are logged no more often than this.
-const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Where the pair stands with the keeper.
 #[derive(Debug)]
@@ -99,8 +99,6 @@ pub(crate) struct Pair<B: Bar, D: DmaSpace> {
     /// Since when requests are held, and whether that was too long.
     held_since: Option<Instant>,
     overdue: bool,
-    told_at: Option<Instant>,
-    untold: u64,
     /// Units of this core on the controller.
     pub(crate) units: usize,
 }
@@ -133,8 +131,6 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
             now: None,
             held_since: None,
             overdue: false,
-            told_at: None,
-            untold: 0,
             units: 0,
         })
     }
@@ -432,28 +428,9 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
             } => Err(error),
         };
         if result.is_err() {
-            self.tell_error(&part, status);
+            self.handle.facts.add_failure(status, part.cut.lba);
         }
         self.requests.end_part(at, result, ready);
-    }
-
-    /// Counts an error, and logs it unless one was just logged.
-    fn tell_error(&mut self, part: &Part, status: Status) {
-        Counters::add(&self.handle.facts.counters.errors, 1);
-        let soon = |told: Instant| self.now.is_some_and(|now| now < told + TELL_EVERY);
-        if self.told_at.is_some_and(soon) {
-            self.untold = self.untold.saturating_add(1);
-            return;
-        }
-        self.told_at = self.now;
-        let unlogged = mem::take(&mut self.untold);
-        let (lba, blocks) = (part.cut.lba, part.cut.blocks);
-        tracing::warn!(
-            lba,
-            blocks,
-            unlogged,
-            "an NVMe command has failed: {status}"
-        );
     }
 
     fn obey(&mut self, order: Order<D>, ready: &mut VecDeque<Completion>) {

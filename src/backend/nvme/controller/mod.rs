@@ -18,6 +18,7 @@
 
 mod admin;
 mod events;
+mod failures;
 mod health;
 mod init;
 mod namespaces;
@@ -40,6 +41,7 @@ use std::time::{Duration, Instant};
 
 use self::admin::{Admin, Purpose};
 use self::events::Events;
+use self::failures::Failures;
 use self::health::HealthState;
 use self::namespaces::Namespaces;
 use self::pairs::Pairs;
@@ -308,6 +310,7 @@ struct Life<B: Bar, D: DmaSpace> {
     questions: VecDeque<Question>,
     events: Events,
     health: HealthState,
+    failures: Failures,
     /// Late commands, to be aborted.
     late: VecDeque<(QueueId, CommandId)>,
     aborts: u16,
@@ -355,6 +358,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             questions: VecDeque::new(),
             events: Events::default(),
             health: HealthState::default(),
+            failures: Failures::default(),
             late: VecDeque::new(),
             aborts: 0,
             enabled: false,
@@ -475,6 +479,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         })
         .await;
         self.pairs.deliver();
+        self.tell_failures();
         for _ in 0..NOTES_PER_TURN {
             let note = self.outside.inbox.borrow_mut().pop_front();
             let Some(note) = note else { break };

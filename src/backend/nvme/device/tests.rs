@@ -184,6 +184,7 @@ fn a_status_is_the_requests_error_and_the_first_one_wins() {
         let tag = bench.read(0, 0, 1);
         let (result, buf) = bench.wait(0, tag);
         assert_eq!((result, buf.unwrap().len()), (Err(error), 512));
+        assert_eq!(bench.handle.facts.last_failure(), (status, 0));
     }
     // 64 cuts, of which the second fails: what was not sent by then is not sent any more.
     let fault = Action::Status(Status::WRITE_FAULT);
@@ -196,6 +197,56 @@ fn a_status_is_the_requests_error_and_the_first_one_wins() {
     assert!(bench.model.counters().fetched - before < 40);
     bench.settle();
     assert_eq!(bench.cores[0].cores.in_flight(), 0);
+}
+
+/// Counts what is logged.
+#[derive(Default)]
+struct Logged(std::sync::atomic::AtomicUsize);
+
+impl tracing::Subscriber for Logged {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        use std::sync::atomic::Ordering::Relaxed;
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn a_core_waits_for_no_log_when_commands_fail() {
+    use std::sync::atomic::Ordering::Relaxed;
+    let logged = Arc::new(Logged::default());
+    let mut bench = Bench::opened(13);
+    let fault = Action::Status(Status::UNRECOVERED_READ);
+    bench
+        .model
+        .faults(|plan| plan.always(Match::io(io::READ), fault));
+    tracing::subscriber::with_default(Arc::clone(&logged), || {
+        for lba in 0..3 {
+            let tag = bench.read(0, lba, 1);
+            assert_eq!(bench.wait(0, tag).0, Err(IoError::Medium));
+            bench.pass(60 * SECOND);
+        }
+    });
+    assert_eq!(logged.0.load(Relaxed), 0);
+    let errors = counter(&bench, |facts| facts.counters.errors.load(Relaxed));
+    assert_eq!(errors, 3);
+    let last = bench.handle.facts.last_failure();
+    assert_eq!(last, (Status::UNRECOVERED_READ, 2));
 }
 
 #[test]

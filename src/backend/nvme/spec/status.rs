@@ -118,7 +118,7 @@ impl Status {
         Self(field & FIELD)
     }
 
-    #[cfg(test)]
+    /// The 15 bits, for [`from_field`](Self::from_field).
     pub(crate) const fn field(self) -> u16 {
         self.0
     }
