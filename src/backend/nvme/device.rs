@@ -193,8 +193,8 @@ impl<B: Bar, D: DmaSpace> Cores<B, D> {
         }
     }
 
-    /// Operations that were submitted and are not in `ready` yet. A core that other cores send
-    /// through has one more for each of them, since it must not end before they do.
+    /// Operations that were submitted and are not in `ready` yet, and commands of other cores that
+    /// send through this one.
     pub(crate) fn in_flight(&self) -> usize {
         self.pairs.iter().flatten().map(Pair::in_flight).sum()
     }

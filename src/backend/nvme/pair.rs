@@ -580,9 +580,14 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
         }
     }
 
-    /// Requests that were not answered, and guests that are served.
+    /// Requests that were not answered, and commands of guests on their way. A guest that wants
+    /// nothing is none: it stays until its core ends, which waits for ours to have nothing to do.
     pub(crate) fn in_flight(&self) -> usize {
-        self.requests.count() + self.lanes.iter().flatten().count()
+        let hosted = self.lanes.iter().flatten();
+        let foreign: usize = hosted
+            .map(|it| usize::from(it.outstanding) + it.lane.commands.len())
+            .sum();
+        self.requests.count() + foreign
     }
 
     /// Whether a kick or a poll can find something to do that wakes nobody.
@@ -610,7 +615,8 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
 
     /// Whether nothing and nobody needs the pair any more.
     pub(crate) fn may_leave(&self) -> bool {
-        self.units == 0 && self.in_flight() == 0 && self.slots.taken() == 0
+        let has_guests = self.lanes.iter().any(Option::is_some);
+        self.units == 0 && !has_guests && self.in_flight() == 0 && self.slots.taken() == 0
     }
 
     /// Ends the pair, whatever is outstanding. What a device may still touch stays for ever; the

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::super::facts::{
     Facts, Limits, NamespaceState, RETRY_DELAY_MAX, Settings, State, WAITING_MAX,
 };
-use super::super::link::{Breach, Generation, Note, Order};
+use super::super::link::{Breach, Generation, Note, Order, ToKeeper};
 use super::super::model::faults::{Action, Match};
 use super::super::spec::command::io;
 use super::super::spec::status::Status;
@@ -612,12 +612,29 @@ fn cores_without_a_pair_send_through_another_core() {
         let core = 4 - usize::try_from(nth).unwrap();
         assert!(bench.contents(core, tag) == pattern(100 * nth + 29, 3 * 512));
     }
-    assert_eq!(bench.cores[0].cores.in_flight(), 2, "its guests");
-    // The guests go, and then their host may.
+    for core in &bench.cores {
+        assert_eq!(core.cores.in_flight(), 0, "guests that want nothing");
+    }
+    let tag = bench.read(2, 0, 1);
+    bench.core_turn(2, 0);
+    assert_eq!(bench.cores[0].cores.in_flight(), 1, "not taken yet");
+    bench.core_turn(0, 0);
+    assert_eq!(bench.cores[0].cores.in_flight(), 1, "outstanding");
+    assert_eq!(bench.wait(2, tag).0, Ok(()));
+    assert_eq!(bench.cores[0].cores.in_flight(), 0);
+    // The units go, and a host's pair stays until its guests have gone.
+    let left = |bench: &Bench| {
+        let notes = bench.notes.try_iter();
+        let leave = |note: &ToKeeper<_>| matches!(note, ToKeeper::Note(_, Note::Leave(_)));
+        notes.filter(leave).count()
+    };
+    bench.cores[0].cores.detach(2);
+    bench.turn(0);
+    assert_eq!(left(&bench), 0);
     let rest = bench.cores.split_off(2);
     drop(rest);
     bench.turn(0);
-    assert_eq!(bench.cores[0].cores.in_flight(), 0);
+    assert_eq!(left(&bench), 4, "the guests, and the host");
 }
 
 #[test]
