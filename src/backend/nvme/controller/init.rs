@@ -329,10 +329,13 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         let (doorbells, indices) = shadow.iovas()?;
         let mut entry = command::doorbell_buffer_config();
         entry.set_prps(doorbells.0, indices.0);
+        let shadow = Arc::new(shadow);
+        // Kept until the controller is disabled, whatever it answers or does not.
+        self.shadow = Some(Arc::clone(&shadow));
         if self.command(entry).await?.status().is_success() {
-            let shadow = Arc::new(shadow);
-            self.admin.use_shadow(Arc::clone(&shadow));
-            self.shadow = Some(shadow);
+            self.admin.use_shadow(shadow);
+        } else {
+            self.shadow = None;
         }
         Ok(())
     }
