@@ -67,6 +67,11 @@ pub(crate) fn build<D: DmaSpace>(
     let second = match listed {
         0 => second.unwrap_or(0),
         _ => {
+            // A controller that reads on finds no page of an earlier command there, but address 0,
+            // where nothing is.
+            if listed < LIST_ENTRIES {
+                list.pages.write_u64(list.offset + 8 * listed, 0);
+            }
             let range = list.offset..list.offset + PAGE_BYTES;
             list.pages.iova(range).map_err(|_| Unaligned)?.0
         }
@@ -159,6 +164,20 @@ mod tests {
                 let prps = built(&mut pages, &[(at, len)]).unwrap();
                 assert_eq!(walked(&pages, prps, len), [(at, len)], "{offset} {len}");
             }
+        }
+    }
+
+    #[test]
+    fn behind_a_list_is_no_page_of_an_earlier_one() {
+        let mut pages = pages();
+        let most = TRANSFER_BYTES_MAX as usize;
+        for count in (3..=257).rev() {
+            let len = (count * PAGE_BYTES).min(most + 512);
+            built(&mut pages, &[(0x0012_3456_7000, len)]).unwrap();
+            let listed = len.div_ceil(PAGE_BYTES) - 1;
+            let at = LIST_AT + 8 * listed;
+            assert_eq!((pages.read_u32(at), pages.read_u32(at + 4)), (0, 0));
+            assert_ne!(pages.read_u32(at - 8), 0);
         }
     }
 
