@@ -90,7 +90,8 @@ pub(crate) enum Order<D: DmaSpace> {
 pub(crate) enum Note<D: DmaSpace> {
     /// `Halt` is obeyed.
     Halted,
-    /// A command is outstanding for [`Settings::io_timeout`], or for the second time so long.
+    /// A command is outstanding for [`Settings::io_timeout`], or for the second time so long. Of a
+    /// guest only the second, and later than that: then its host is held up.
     Late {
         generation: Generation,
         id: CommandId,
@@ -98,7 +99,8 @@ pub(crate) enum Note<D: DmaSpace> {
     },
     /// The controller broke a rule and cannot be trusted: it is to be reset.
     Broken(Generation, Breach),
-    /// The core has no unit of the controller any more, and no outstanding command.
+    /// The core has no unit of the controller any more, and no outstanding command, or none that
+    /// survives its queue.
     Leave(DmaPages<D>),
 }
 

@@ -217,7 +217,7 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
             self.requests.end_part(part.request, error, ready);
             return true;
         };
-        let deadline = now + self.handle.settings.io_timeout;
+        let deadline = now + self.patience();
         let nth = self.ring.written();
         let id = self.slots.take(Origin::Own(part), nth, deadline);
         let id = id.expect("a slot is free");
@@ -335,6 +335,7 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
             State::Guest(generation, lane) => {
                 let (generation, lane) = (*generation, Arc::clone(lane));
                 self.take_returns(generation, &lane, ready);
+                self.tell_late();
             }
             State::Joining | State::Halted | State::Held | State::Failed => {}
         }
@@ -550,22 +551,37 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
         }
     }
 
+    /// How long a command of this core may be outstanding, before and after it is first late. That
+    /// of a guest is its host's to tell of, unless the host itself is held up.
+    fn patience(&self) -> Duration {
+        let timeout = self.handle.settings.io_timeout;
+        match &self.state {
+            State::Guest(..) => timeout * 3 / 2,
+            _ => timeout,
+        }
+    }
+
     /// Tells the keeper of commands that are late.
     fn tell_late(&mut self) {
-        let (State::Live(grant), Some(now)) = (&self.state, self.now) else {
-            return;
+        let (generation, is_guest) = match &self.state {
+            State::Live(grant) => (grant.generation, false),
+            State::Guest(generation, _) => (*generation, true),
+            _ => return,
         };
+        let Some(now) = self.now else { return };
         while let Some(late) = self.slots.late(now) {
+            let (id, again) = (late.id, late.again);
             let note = Note::Late {
-                generation: grant.generation,
-                id: late.id,
-                again: late.again,
+                generation,
+                id,
+                again,
             };
-            if let Err(Unsent::Full(_)) = self.end.send(note) {
+            // A guest does not know by what CID it could be aborted.
+            let tells = again || !is_guest;
+            if tells && let Err(Unsent::Full(_)) = self.end.send(note) {
                 return;
             }
-            let deadline = now + self.handle.settings.io_timeout;
-            self.slots.told(late, deadline);
+            self.slots.told(late, now + self.patience());
         }
     }
 
@@ -619,8 +635,8 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
         self.units == 0 && !has_guests && self.in_flight() == 0 && self.slots.taken() == 0
     }
 
-    /// Ends the pair, whatever is outstanding. What a device may still touch stays for ever; the
-    /// rings are for the keeper.
+    /// Ends the pair, whatever is outstanding. Buffers that a device may still touch stay for ever;
+    /// the rings are for the keeper, if the pair has a queue of its own or nothing is outstanding.
     pub(crate) fn end(mut self) -> Option<(PairEnd<D>, DmaPages<D>)> {
         if let State::Guest(_, lane) = &self.state {
             lane.end();
@@ -639,7 +655,13 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
                 bytes,
                 "an NVMe queue pair ended with commands outstanding"
             );
-            mem::forget((self.quarantine, self.mapping, self.ring));
+            mem::forget((self.quarantine, self.mapping));
+            if let State::Live(_) = self.state {
+                // They go when the keeper has deleted the queue, and with it what is outstanding.
+                return Some((self.end, self.ring.into_pages()));
+            }
+            // What was outstanding may be in another's queue, with lists in these pages.
+            mem::forget(self.ring);
             return None;
         }
         match self.mapping.revoke() {

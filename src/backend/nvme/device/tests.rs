@@ -696,6 +696,39 @@ fn a_core_that_ends_too_early_leaves_its_memory_to_the_device() {
     drop(bench.cores.pop());
     assert_eq!(bench.model.mappings(), 2, "pool and rings stay");
     assert_eq!(quarantined(&bench), 512);
+    // The keeper learns it, deletes the queue, and guests go elsewhere.
+    let Some(Note::Leave(pages)) = bench.note() else {
+        panic!("the rings are for the keeper");
+    };
+    bench.handle.bar.reset().unwrap();
+    drop(pages);
+    assert_eq!(bench.model.mappings(), 1, "the pool stays");
+}
+
+#[test]
+fn a_guest_whose_host_is_held_up_says_so() {
+    let mut bench = Bench::with(63, limits(), geometry(), 2);
+    bench.open(1);
+    bench.turn(0);
+    let tag = bench.read(1, 0, 1);
+    bench.core_turn(1, 0);
+    let (began, timeout) = (bench.now, Settings::default().io_timeout);
+    let mut told = None;
+    while told.is_none() {
+        bench.pass(SECOND / 2);
+        bench.core_turn(1, 0);
+        told = bench.note();
+    }
+    let passed = bench.now - began;
+    let again = matches!(told, Some(Note::Late { again: true, .. }));
+    assert!(again && passed == timeout * 3, "{told:?} {passed:?}");
+    bench.pass(60 * SECOND);
+    bench.core_turn(1, 0);
+    assert!(bench.note().is_none(), "once is enough");
+    // It was not for nothing: behind the reset the command is sent again.
+    bench.reset();
+    bench.open(1);
+    assert_eq!(bench.wait(1, tag).0, Ok(()));
 }
 
 #[test]

@@ -136,6 +136,27 @@ fn a_core_that_is_held_up_over_a_reset_sends_nothing_of_before() {
 }
 
 #[test]
+fn a_guest_whose_host_is_held_up_is_served_by_another() {
+    let model = model(ModelOptions {
+        queue_pairs: 2,
+        ..ModelOptions::default()
+    });
+    let mut rig = Rig::new(&model, settings(16), 3);
+    assert_eq!(result(rig.run(2, write(&rig, 2, 7, 1, 1))), Ok(()));
+    rig.held_up = Some(0);
+    rig.submit(2, write(&rig, 2, 7, 1, 2));
+    rig.submit(2, read(&rig, 2, 7, 1));
+    while rig.in_flight() > 0 {
+        assert_eq!(result(rig.wait()), Ok(()));
+    }
+    assert_eq!(model.block(ONE, 7), [2; 512]);
+    assert_eq!(model.counters().disabled, 1);
+    rig.held_up = None;
+    assert_eq!(result(rig.run(0, read(&rig, 0, 7, 1))), Ok(()));
+    rig.close().unwrap();
+}
+
+#[test]
 fn a_lost_completion_is_aborted_and_then_a_lost_abort_is_a_reset() {
     let model = plain();
     let mut rig = Rig::new(&model, settings(16), 1);
