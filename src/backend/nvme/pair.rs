@@ -218,8 +218,7 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
             return true;
         };
         let deadline = now + self.patience();
-        let nth = self.ring.written();
-        let id = self.slots.take(Origin::Own(part), nth, deadline);
+        let id = self.slots.take(Origin::Own(part), deadline);
         let id = id.expect("a slot is free");
         entry.set_id(id);
         match &self.state {
@@ -307,8 +306,7 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
                     generation,
                     tag,
                 };
-                let nth = self.ring.written();
-                let id = self.slots.take(origin, nth, deadline);
+                let id = self.slots.take(origin, deadline);
                 entry.set_id(id.expect("a slot is free"));
                 self.ring.put(&entry);
                 if let Some(hosted) = hosted {
@@ -373,21 +371,22 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
             return Ok(());
         };
         let id = completion.id();
-        let nth = self.slots.nth(id).ok_or(Breach::UnknownCommand(id.0));
-        nth.and_then(|nth| self.ring.check(completion, grant, nth))
-            .map_err(|breach| (grant.generation, breach))?;
-        match self.slots.release(id) {
-            Some(Origin::Own(part)) => self.ended(part, completion.status(), ready),
-            Some(Origin::Foreign {
+        let checked = Ring::check(completion, grant);
+        let released = checked.and_then(|()| {
+            let released = self.slots.release(id);
+            released.ok_or(Breach::UnknownCommand(id.0))
+        });
+        match released.map_err(|breach| (grant.generation, breach))? {
+            Origin::Own(part) => self.ended(part, completion.status(), ready),
+            Origin::Foreign {
                 lane,
                 generation,
                 tag,
-            }) => {
+            } => {
                 if let Some(Some(hosted)) = self.lanes.get_mut(usize::from(lane)) {
                     hosted.give_back(generation, tag, *completion);
                 }
             }
-            None => {}
         }
         Ok(())
     }

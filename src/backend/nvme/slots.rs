@@ -78,8 +78,6 @@ struct Slot {
 #[derive(Clone, Copy, Debug)]
 struct Command {
     origin: Origin,
-    /// The number of its entry in the ring.
-    nth: u64,
     deadline: Instant,
     lateness: Lateness,
 }
@@ -125,18 +123,12 @@ impl Slots {
         self.free.last().copied()
     }
 
-    /// Takes a free slot for the command that is the ring's `nth`. `None`: there is none.
-    pub(crate) fn take(
-        &mut self,
-        origin: Origin,
-        nth: u64,
-        deadline: Instant,
-    ) -> Option<CommandId> {
+    /// Takes a free slot for a command. `None`: there is none.
+    pub(crate) fn take(&mut self, origin: Origin, deadline: Instant) -> Option<CommandId> {
         let number = self.free.pop()?;
         let slot = &mut self.slots[usize::from(number)];
         slot.command = Some(Command {
             origin,
-            nth,
             deadline,
             lateness: Lateness::InTime,
         });
@@ -150,13 +142,6 @@ impl Slots {
         let slot = self.slots.get(usize::from(number))?;
         let is_it = slot.command.is_some() && slot.uses == id.0 >> NUMBER_BITS;
         is_it.then_some(number)
-    }
-
-    /// The number in the ring of an outstanding command.
-    pub(crate) fn nth(&self, id: CommandId) -> Option<u64> {
-        let number = self.number(id)?;
-        let command = self.slots[usize::from(number)].command.as_ref();
-        command.map(|command| command.nth)
     }
 
     /// The command is no longer outstanding.
@@ -273,11 +258,11 @@ mod tests {
         let (mut slots, now) = (Slots::new(1), suite::now());
         let mut ids = Vec::new();
         for request in 0..64 {
-            let id = slots.take(part(request), 0, now).unwrap();
-            assert_eq!(slots.take(part(0), 0, now), None, "all are taken");
+            let id = slots.take(part(request), now).unwrap();
+            assert_eq!(slots.take(part(0), now), None, "all are taken");
             assert!(!ids.contains(&id));
             for &old in &ids {
-                assert_eq!((slots.nth(old), slots.release(old)), (None, None));
+                assert_eq!(slots.release(old), None);
             }
             assert_eq!(slots.release(id), Some(part(request)));
             assert_eq!(slots.release(id), None, "completed twice");
@@ -289,20 +274,21 @@ mod tests {
     fn no_number_of_sixteen_bits_names_what_is_not_there() {
         let (mut slots, now) = (Slots::new(QUEUE_ENTRIES_MAX - 1), suite::now());
         let taken: Vec<_> = (0..40)
-            .map(|nth| slots.take(part(nth), nth.into(), now).unwrap())
+            .map(|nth| slots.take(part(nth), now).unwrap())
             .collect();
         for id in (0..=u16::MAX).map(CommandId) {
             let nth = taken.iter().position(|&it| it == id);
-            assert_eq!(slots.nth(id), nth.map(|nth| nth as u64));
+            let origin = nth.map(|nth| part(u32::try_from(nth).unwrap()));
+            assert_eq!(slots.release(id), origin);
         }
     }
 
     #[test]
     fn a_command_is_late_twice_and_no_more() {
         let (mut slots, start) = (Slots::new(4), suite::now());
-        let first = slots.take(part(0), 0, start + TIMEOUT).unwrap();
+        let first = slots.take(part(0), start + TIMEOUT).unwrap();
         let later = start + Duration::from_secs(1);
-        let second = slots.take(part(1), 1, later + TIMEOUT).unwrap();
+        let second = slots.take(part(1), later + TIMEOUT).unwrap();
         assert_eq!(slots.late(start), None);
         let now = start + TIMEOUT;
         let late = Late {
@@ -339,7 +325,7 @@ mod tests {
                 match step {
                     0..=3 => {
                         let origin = part(nth as u32);
-                        let id = slots.take(origin, nth as u64, now + TIMEOUT);
+                        let id = slots.take(origin, now + TIMEOUT);
                         prop_assert_eq!(id.is_some(), taken.len() < 5);
                         if let Some(id) = id {
                             prop_assert_eq!(taken.insert(id, origin), None);

@@ -179,7 +179,6 @@ fn a_lost_completion_is_aborted_and_then_a_lost_abort_is_a_reset() {
 fn completions_that_break_rules_reset_the_controller_and_nothing_is_lost() {
     for action in [
         Action::WrongCid(0x7777),
-        Action::WrongHead(0x7777),
         Action::WrongQueue(3),
         Action::StalePhase,
         Action::Fatal,
