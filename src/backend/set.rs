@@ -10,6 +10,7 @@
 //! capacity and buffers of exactly the range's length.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,7 +20,7 @@ use rustix::io::Errno;
 use super::backing::{Backing, Device};
 use super::faults::Verdict;
 use super::file::Files;
-use super::memory::ZERO_STEP_BYTES;
+use super::memory::{MemoryDisk, ZERO_STEP_BYTES};
 use super::nvme::any::{AnyBar, AnySpace};
 use super::nvme::device::{Cores, Served};
 use super::nvme::kernel::queues::Queues;
@@ -378,30 +379,19 @@ impl Set {
                 let files = self.files.as_mut().expect(ATTACHED);
                 return files.submit(unit.0, operation, token, manner, &mut self.ready);
             }
-            Device::Memory(disk) => match &mut operation {
-                Operation::Read { buf, .. } => disk.read(at, buf),
-                Operation::Write { .. } if !(past_limit || disk.may_write(at..end)) => {
-                    return self.done(token, Err(IoError::NoSpace), operation);
-                }
-                Operation::Write { buf, .. } => disk.write(at, buf),
-                Operation::Flush => {}
-                Operation::LbaStatus { buf, .. } => {
-                    let (mapped, end) = disk.run(at);
-                    let blocks = (end - at) / size;
-                    LbaRun { blocks, mapped }.emit(buf);
-                }
-                Operation::Unmap { .. } | Operation::WriteZeroes { .. } => {
-                    if end - at > ZERO_STEP_BYTES {
-                        return self.zeroing.push_back(Zeroing {
-                            backing: Arc::clone(backing),
-                            at,
-                            end,
-                            token,
-                        });
-                    }
-                    disk.zero(at..end);
-                }
-            },
+            Device::Memory(disk) => {
+                let place = (at..end, size);
+                let Some(result) = work_in_memory(disk, &mut operation, place, past_limit) else {
+                    let backing = Arc::clone(backing);
+                    return self.zeroing.push_back(Zeroing {
+                        backing,
+                        at,
+                        end,
+                        token,
+                    });
+                };
+                return self.done(token, result, operation);
+            }
             Device::Nvme(_) => {
                 let nvme = self.nvme.as_mut().expect(ATTACHED);
                 return nvme.submit(unit.0, operation, (token, manner), &mut self.ready);
@@ -531,6 +521,36 @@ fn check_change(operation: &Operation, info: &DeviceInfo) -> Result<(), IoError>
         return Err(IoError::Unsupported);
     }
     Ok(())
+}
+
+/// What the memory disk does with a range of its bytes, in blocks of `size` bytes. `None`: it is so
+/// long that it is zeroed step by step.
+fn work_in_memory(
+    disk: &MemoryDisk,
+    operation: &mut Operation,
+    (range, size): (Range<u64>, u64),
+    past_limit: bool,
+) -> Option<Result<(), IoError>> {
+    match operation {
+        Operation::Read { buf, .. } => disk.read(range.start, buf),
+        Operation::Write { .. } if !(past_limit || disk.may_write(range.clone())) => {
+            return Some(Err(IoError::NoSpace));
+        }
+        Operation::Write { buf, .. } => disk.write(range.start, buf),
+        Operation::Flush => {}
+        Operation::LbaStatus { buf, .. } => {
+            let (mapped, end) = disk.run(range.start);
+            let blocks = (end - range.start) / size;
+            LbaRun { blocks, mapped }.emit(buf);
+        }
+        Operation::Unmap { .. } | Operation::WriteZeroes { .. } => {
+            if range.end - range.start > ZERO_STEP_BYTES {
+                return None;
+            }
+            disk.zero(range);
+        }
+    }
+    Some(Ok(()))
 }
 
 /// What the null device does; `left` blocks are from the operation's first one to the end.
