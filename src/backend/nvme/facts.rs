@@ -406,7 +406,7 @@ mod tests {
     #[test]
     fn a_transfer_fits_one_page_of_prp_entries() {
         // PRP1 and 255 or 256 entries behind it, 8 bytes each.
-        assert!(TRANSFER_BYTES_MAX / 4096 * 8 <= 4096);
+        const { assert!(TRANSFER_BYTES_MAX / 4096 * 8 <= 4096) };
         let two_escalations = Settings::default().io_timeout * 2;
         assert!(
             two_escalations < Duration::from_secs(30),

@@ -24,6 +24,9 @@ use super::link::{Handle, channel};
 /// What says how the first initialisation went.
 type Began = SyncSender<Result<Limits, ControllerError>>;
 
+/// A controller that is kept, and the thread that ends with it.
+type Started<B, D> = (Arc<Handle<B, D>>, JoinHandle<()>);
+
 /// Initialises a controller and keeps it in a thread of its own until the last handle goes. Waits
 /// for the initialisation, which its own deadlines bound (CAP.TO, admin timeout).
 ///
@@ -43,7 +46,7 @@ pub(crate) fn start<B: Bar, D: DmaSpace>(
     name: &str,
     (bar, space): (Arc<B>, Arc<D>),
     settings: Settings,
-) -> Result<(Arc<Handle<B, D>>, JoinHandle<()>), ControllerError> {
+) -> Result<Started<B, D>, ControllerError> {
     let (notes, heard) = channel::<D>();
     let facts = Arc::new(Facts::default());
     let (begin, began) = sync_channel(1);

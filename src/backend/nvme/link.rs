@@ -483,12 +483,8 @@ mod tests {
         let guest = handle.join(&wake, RINGS).unwrap();
         assert!(host.orders.is_empty());
         let lane = Lane::new(&host.orders, &guest.orders);
-        assert!(
-            guest
-                .orders
-                .send(Order::Share(Generation(1), Arc::clone(&lane)))
-                .is_ok()
-        );
+        let share = Order::Share(Generation(1), Arc::clone(&lane));
+        guest.orders.send(share).unwrap();
         assert!(!guest.orders.is_empty() && !lane.has_ended());
         let Some(Order::Share(_, taken)) = guest.orders.take() else {
             panic!("what was sent");
@@ -549,7 +545,7 @@ mod tests {
         let (handle, keeper) = handle();
         let handle = Arc::new(handle);
         drop(Arc::clone(&handle));
-        assert!(keeper.try_recv().is_err());
+        keeper.try_recv().unwrap_err();
         drop(handle);
         assert!(matches!(keeper.try_recv(), Ok(ToKeeper::Close)));
     }

@@ -321,10 +321,10 @@ mod tests {
             let mut now = start;
             let mut taken = BTreeMap::new();
             let mut order = VecDeque::new();
-            for (nth, (step, pick)) in steps.into_iter().enumerate() {
+            for (nth, (step, pick)) in (0_u32..).zip(steps) {
                 match step {
                     0..=3 => {
-                        let origin = part(nth as u32);
+                        let origin = part(nth);
                         let id = slots.take(origin, now + TIMEOUT);
                         prop_assert_eq!(id.is_some(), taken.len() < 5);
                         if let Some(id) = id {

@@ -157,7 +157,7 @@ impl<D: DmaSpace> Admin<D> {
         let slot = self.slots.get_mut(usize::from(entry.id().0));
         let outstanding = slot
             .and_then(Option::take)
-            .ok_or(Breach::UnknownCommand(entry.id().0))?;
+            .ok_or_else(|| Breach::UnknownCommand(entry.id().0))?;
         self.head = (self.head + 1) % ENTRIES;
         self.phase ^= self.head == 0;
         self.taken = true;

@@ -68,7 +68,7 @@ fn changes(
     (warning, critical): (u16, u16),
 ) -> Vec<(Weight, String)> {
     let mut lines = Vec::new();
-    let before = old.map_or(Warnings::default(), |old| old.warnings);
+    let before = old.map(|old| old.warnings).unwrap_or_default();
     let came = Warnings(new.warnings.0 & !before.0);
     let went = Warnings(before.0 & !new.warnings.0);
     lines.extend(came.sentences().map(|it| (Weight::Bad, it.to_owned())));

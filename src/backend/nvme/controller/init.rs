@@ -377,7 +377,7 @@ fn limits(
     let deallocate = DeallocateLimits {
         ranges: nvm
             .ranges_max
-            .map_or(u16::try_from(RANGES_MAX).expect("256"), u16::from),
+            .map_or_else(|| u16::try_from(RANGES_MAX).expect("256"), u16::from),
         range_blocks: nvm.range_blocks_max.unwrap_or(u32::MAX),
         blocks: nvm.deallocate_blocks_max.unwrap_or(u64::MAX),
     };

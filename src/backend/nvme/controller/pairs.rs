@@ -226,11 +226,10 @@ impl<D: DmaSpace> Pairs<D> {
 
     pub(super) fn has_work(&self) -> bool {
         // Where all queues are those of cores that owe, nothing can be done for others.
-        let can_have = self.is_open() || self.free_queue().is_some();
-        self.leaving()
-            .or(self.orphan())
-            .or(self.waiting().filter(|_| can_have))
-            .is_some()
+        let can_have = || self.is_open() || self.free_queue().is_some();
+        self.leaving().is_some()
+            || self.orphan().is_some()
+            || self.waiting().is_some() && can_have()
     }
 
     /// Whether a core has a queue pair.

@@ -185,7 +185,7 @@ impl Machine {
             return Err(self.break_queue_rule(Code::INVALID_FIELD, detail));
         }
         let base = command.prp1();
-        if base % 4096 != 0 {
+        if !base.is_multiple_of(4096) {
             self.break_rule(Rule::Prp, format!("queue {id} at {base:#x}"));
             return Err(Code::PRP_OFFSET);
         }

@@ -18,8 +18,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ptr::NonNull;
+#[expect(
+    clippy::disallowed_types,
+    reason = "a controller is one thing, whoever turns to it"
+)]
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::bar::{Bar, Presence, ReopenError, ResetError};
@@ -79,6 +84,10 @@ pub(crate) struct Counters {
 
 /// What both sides of the model share.
 struct Shared {
+    #[expect(
+        clippy::disallowed_types,
+        reason = "a controller is one thing, whoever turns to it"
+    )]
     machine: Mutex<Machine>,
     /// The driver has done something.
     stirred: Condvar,
@@ -133,9 +142,15 @@ pub(crate) struct ModelSpace(Arc<Shared>);
 impl Model {
     pub(crate) fn new(options: ModelOptions) -> Self {
         let machine = Machine::new(options);
+        let bar_bytes = machine.bar_bytes();
+        #[expect(
+            clippy::disallowed_types,
+            reason = "a controller is one thing, whoever turns to it"
+        )]
+        let machine = Mutex::new(machine);
         let shared = Arc::new(Shared {
-            bar_bytes: machine.bar_bytes(),
-            machine: Mutex::new(machine),
+            bar_bytes,
+            machine,
             stirred: Condvar::new(),
         });
         let judge = Arc::new(Judge(Arc::clone(&shared)));

@@ -137,8 +137,8 @@ mod tests {
             let walked = pieces(space, &command(0x1000, start), 2 * 4096 + 512).unwrap();
             assert_eq!(walked[2], (0x40_0000, 512));
             put(start + 8, 0x40_0004);
-            assert!(pieces(space, &command(0x1000, start), 3 * 4096).is_err());
-            assert!(pieces(space, &command(0x1000, start + 4), 3 * 4096).is_err());
+            pieces(space, &command(0x1000, start), 3 * 4096).unwrap_err();
+            pieces(space, &command(0x1000, start + 4), 3 * 4096).unwrap_err();
             let unmapped = pieces(space, &command(0x1000, 0x10), 3 * 4096);
             assert_eq!(unmapped, Err(Wrong::List(0x10)));
         });

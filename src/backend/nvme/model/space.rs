@@ -281,7 +281,7 @@ mod tests {
         assert_eq!(space.unmap(&runs), Ok(true));
         assert_eq!(space.load(at + 4), Err(Refused::Unmapped));
         assert_eq!(space.unmap(&runs), Ok(false), "once only");
-        assert!(space.load(more[0].iova.0).is_ok());
+        space.load(more[0].iova.0).unwrap();
         assert_eq!(space.len(), 1);
     }
 
@@ -319,8 +319,8 @@ mod tests {
         let mut space = Space::new(4096, 1);
         let runs = mapped(&mut space, &region);
         space.unmap_fails = true;
-        assert!(space.unmap(&runs).is_err());
-        assert!(space.load(runs[0].iova.0).is_ok());
+        space.unmap(&runs).unwrap_err();
+        space.load(runs[0].iova.0).unwrap();
         space.map_fails = true;
         // SAFETY: as in `mapped`.
         let refused = unsafe { space.map(region.base(), 4096, &mut Vec::new()) };

@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn the_field_is_cut_where_the_standard_cuts_it() {
         // DNR, M, CRD 2, SCT 5, SC A7h.
-        let status = Status::from_field(0b1_1_10_101_1010_0111);
+        let status = Status::from_field(0b111_0101_1010_0111);
         assert_eq!((status.kind(), status.code()), (5, 0xa7));
         assert_eq!(status.retry_delay(), 2);
         assert!(status.do_not_retry() && status.more() && !status.is_success());

@@ -128,11 +128,11 @@ fn rows_know_what_may_be_there() {
     blocks.begin(1, 8);
     blocks.end(1, false, false);
     assert!(blocks.check(1, 7).is_ok() && blocks.check(1, 8).is_ok());
-    assert!(blocks.clone().check_after_cut(1, 0).is_ok());
+    blocks.clone().check_after_cut(1, 0).unwrap();
     blocks.flushed(&mark);
     assert!(blocks.clone().check_after_cut(1, 0).is_err());
-    assert!(blocks.clone().check_after_cut(1, 7).is_ok());
-    assert!(blocks.clone().check_after_cut(1, 8).is_ok());
+    blocks.clone().check_after_cut(1, 7).unwrap();
+    blocks.clone().check_after_cut(1, 8).unwrap();
     blocks.begin(1, 9);
     blocks.end(1, true, true);
     assert!(blocks.check_after_cut(1, 8).is_err());

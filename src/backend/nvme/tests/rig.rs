@@ -14,6 +14,7 @@ use crate::backend::nvme::link::{Handle, Refusal, ToKeeper, channel};
 use crate::backend::nvme::model::{Model, ModelBar, ModelSpace};
 use crate::backend::nvme::spec::entry::NamespaceId;
 use crate::backend::request::{Completion, Manner, Operation, Token};
+use crate::backend::suite;
 use crate::backend::wake::Wake;
 use crate::mem::{CHUNK_BYTES, DmaBuf, Pages, Pool};
 
@@ -80,7 +81,7 @@ impl Rig {
             Controller::new("model", hardware, settings, Arc::clone(&facts), keeper).unwrap();
         Self {
             model: model.clone(),
-            now: Instant::now(),
+            now: suite::now(),
             controller,
             handle: None,
             facts,

@@ -442,7 +442,7 @@ fn namespaces_are_found_by_their_names_or_refused() {
     assert_eq!(third.geometry.namespace, NamespaceId(3));
     assert_eq!(third.geometry.block_shift, 12);
     assert!(rig.find(Selector::Id(NamespaceId(2))).is_err(), "metadata");
-    assert!(rig.find(Selector::Id(NamespaceId(9))).is_err());
+    rig.find(Selector::Id(NamespaceId(9))).unwrap_err();
     assert!(
         rig.find(Selector::Id(NamespaceId(3))).is_err(),
         "it is served"

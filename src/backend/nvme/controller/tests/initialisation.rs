@@ -319,5 +319,5 @@ fn a_controller_without_memory_is_refused() {
         Arc::default(),
         heard,
     );
-    assert!(made.is_err());
+    made.unwrap_err();
 }

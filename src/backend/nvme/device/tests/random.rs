@@ -91,12 +91,12 @@ impl Run {
     }
 
     fn on_blocks(&mut self, step: Step) {
-        let (core, lba, blocks) = match step {
-            Step::Write { core, lba, blocks }
-            | Step::Read { core, lba, blocks }
-            | Step::Zero { core, lba, blocks }
-            | Step::Unmap { core, lba, blocks } => (core, lba, blocks),
-            _ => return,
+        let (Step::Write { core, lba, blocks }
+        | Step::Read { core, lba, blocks }
+        | Step::Zero { core, lba, blocks }
+        | Step::Unmap { core, lba, blocks }) = step
+        else {
+            return;
         };
         let Some((core, range)) = self.place(core, lba, blocks) else {
             return;

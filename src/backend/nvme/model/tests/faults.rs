@@ -145,7 +145,7 @@ fn shutdowns_get_stuck_and_mappings_fail() {
     model.step(1000);
     assert_eq!(pair.bar.r32(CSTS), 1 | 1 << 2);
     model.faults(|plan| plan.map_fails = true);
-    assert!(DmaPages::new(&model.space(), 4096, Pages::Normal).is_err());
+    DmaPages::new(&model.space(), 4096, Pages::Normal).unwrap_err();
     model.faults(|plan| plan.map_fails = false);
     let pages = DmaPages::new(&model.space(), 4096, Pages::Normal).unwrap();
     let before = model.mappings();
