@@ -169,6 +169,15 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
         }
     }
 
+    /// Of commands that are given up: they may be sent again, unless there is no hope for now.
+    fn why_lost(&self) -> IoError {
+        match self.handle.facts.state() {
+            ControllerState::Gone => IoError::Absent,
+            ControllerState::Failed | ControllerState::Closed => IoError::NotReady,
+            _ => IoError::Recovering,
+        }
+    }
+
     /// Sends what there are slots for and tells the controller once. `now` is the turn's time.
     pub(crate) fn kick(&mut self, now: Instant, ready: &mut VecDeque<Completion>) {
         self.now = Some(now);
@@ -492,7 +501,8 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
 
     /// No memory of outstanding commands is touched any more: they are sent again.
     fn quiet(&mut self, ready: &mut VecDeque<Completion>) {
-        while let Some(origin) = self.slots.release_earliest() {
+        // The last one first, each before those: they are sent in the order in which they were.
+        while let Some(origin) = self.slots.release_latest() {
             let Origin::Own(mut part) = origin else {
                 continue;
             };
@@ -501,7 +511,7 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
                 Counters::add(&self.handle.facts.counters.replays, 1);
                 self.requests.put_back(part, None);
             } else {
-                let error = Err(IoError::NotReady);
+                let error = Err(self.why_lost());
                 self.requests.end_part(part.request, error, ready);
             }
         }
@@ -517,8 +527,8 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
         if self.slots.taken() == 0 {
             return;
         }
-        let (mut bytes, error) = (0, Err(self.why_failed()));
-        while let Some(origin) = self.slots.release_earliest() {
+        let (mut bytes, error) = (0, Err(self.why_lost()));
+        while let Some(origin) = self.slots.release_latest() {
             let Origin::Own(part) = origin else { continue };
             if let Some(buf) = self.requests.of(&part).buf.take() {
                 buf.lend(0..buf.len(), |loan| self.quarantine.push(loan));

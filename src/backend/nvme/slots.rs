@@ -154,10 +154,10 @@ impl Slots {
         slot.command.take().map(|command| command.origin)
     }
 
-    /// Takes one out that is outstanding: with the deadline that comes first.
-    pub(crate) fn release_earliest(&mut self) -> Option<Origin> {
-        let number = match self.earliest {
-            // What was late twice is in no list.
+    /// Takes one out that is outstanding: with the deadline that comes last.
+    pub(crate) fn release_latest(&mut self) -> Option<Origin> {
+        let number = match self.latest {
+            // What was late twice is in no list, and older.
             NONE => {
                 let taken = |slot: &Slot| slot.command.is_some();
                 let found = self.slots.iter().position(taken)?;
@@ -308,9 +308,34 @@ mod tests {
         slots.told(again, now + TIMEOUT);
         assert_eq!(slots.late(now + 10 * TIMEOUT), None);
         assert_eq!(slots.taken(), 1);
-        assert_eq!(slots.release_earliest(), Some(part(0)));
-        assert_eq!((slots.taken(), slots.release_earliest()), (0, None));
+        assert_eq!(slots.release_latest(), Some(part(0)));
+        assert_eq!((slots.taken(), slots.release_latest()), (0, None));
         slots.told(again, now);
+    }
+
+    #[test]
+    fn the_latest_is_released_first() {
+        let (mut slots, start) = (Slots::new(4), suite::now());
+        for nth in 0..3 {
+            let deadline = start + TIMEOUT * nth;
+            slots.take(part(nth), deadline).unwrap();
+        }
+        for again in [false, true] {
+            let late = slots.late(start).unwrap();
+            assert_eq!(late.again, again);
+            slots.told(late, start);
+            if !again {
+                // What is behind it completes, so that it is at the head again.
+                let other = slots.late(start + 2 * TIMEOUT).unwrap();
+                assert_eq!(slots.release(other.id), Some(part(1)));
+                let other = slots.late(start + 2 * TIMEOUT).unwrap();
+                assert_eq!(slots.release(other.id), Some(part(2)));
+            }
+        }
+        slots.take(part(3), start).unwrap();
+        slots.take(part(4), start).unwrap();
+        let released: Vec<_> = std::iter::from_fn(|| slots.release_latest()).collect();
+        assert_eq!(released, [part(4), part(3), part(0)]);
     }
 
     proptest! {
@@ -356,7 +381,7 @@ mod tests {
                 prop_assert_eq!(slots.taken(), taken.len());
                 prop_assert_eq!(slots.free() + slots.taken(), 5);
             }
-            while slots.release_earliest().is_some() {}
+            while slots.release_latest().is_some() {}
             prop_assert_eq!(slots.taken(), 0);
         }
     }

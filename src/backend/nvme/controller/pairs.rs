@@ -6,8 +6,8 @@
 //! its queues are deleted, or the controller is quiet. Its guests are halted, and then get what is
 //! free.
 //!
-//! A core that owes its answer to `Halt` may still ring the doorbells that it had: its queue and its
-//! rings stay its own, and it gets nothing new, until it answers.
+//! A core that owes its answer to `Halt` may still ring the doorbells that it had: its queue and
+//! its rings stay its own, and it gets nothing new, until it answers.
 //!
 //! Orders that find no room in their core's queue wait here. There are never more of them than what
 //! one recovery says: a `Halt` makes void what a core has not taken yet.

@@ -444,7 +444,10 @@ fn a_command_is_sent_again_behind_two_resets_and_no_more() {
         bench.open(1);
     }
     let (result, buf) = bench.wait(0, tag);
-    assert_eq!((result, buf.unwrap().len()), (Err(IoError::NotReady), 2048));
+    assert_eq!(
+        (result, buf.unwrap().len()),
+        (Err(IoError::Recovering), 2048)
+    );
 }
 
 #[test]
@@ -462,7 +465,7 @@ fn without_proof_buffers_are_kept_from_everybody() {
     bench.order_all(|| Order::Lost);
     bench.turn(0);
     let (result, buf) = bench.cores[0].answered.remove(&lost).unwrap();
-    assert_eq!((result, buf.is_none()), (Err(IoError::NotReady), true));
+    assert_eq!((result, buf.is_none()), (Err(IoError::Recovering), true));
     assert_eq!(quarantined(&bench), 32 << 10);
     assert_eq!((pool.lent(), pool.chunks() - pool.available()), (2, 3));
     assert!(
@@ -510,7 +513,7 @@ fn requests_are_held_for_a_while_and_then_told_to_come_again() {
     bench.pass(hold);
     bench.turn(0);
     let (result, buf) = bench.wait(0, outstanding);
-    assert_eq!((result, buf.is_none()), (Err(IoError::NotReady), true));
+    assert_eq!((result, buf.is_none()), (Err(IoError::Recovering), true));
     assert_eq!(bench.wait(0, held).0, Err(IoError::Recovering));
     let later = bench.read(0, 1, 1);
     bench.core_turn(0, 0);

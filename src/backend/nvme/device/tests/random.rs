@@ -187,7 +187,7 @@ impl Run {
             };
             let (expected, range) = self.open.swap_remove(at);
             self.busy[range.clone()].fill(false);
-            if result == Err(IoError::NotReady) {
+            if result == Err(IoError::Recovering) {
                 // Sent again too often. Nobody knows what a write has done.
                 self.forget(&expected, range);
                 continue;
