@@ -6,7 +6,9 @@
 
 use std::fmt;
 
-use super::spec::registers::{Capabilities, Status, Version, offset};
+use std::time::Duration;
+
+use super::spec::registers::{Capabilities, Configuration, Status, Version, offset};
 
 /// Bytes of a BAR that hold all registers but the doorbells.
 pub(crate) const BAR_BYTES_MIN: usize = offset::DOORBELLS + 2 * 4;
@@ -115,9 +117,44 @@ pub(crate) fn status(bar: &impl Bar) -> Status {
     Status(bar.r32(offset::CSTS))
 }
 
+/// How often CSTS.RDY is looked at while a controller is stopped.
+const STOP_LOOK: Duration = Duration::from_millis(1);
+/// How long that is done at most, whatever CAP.TO says: whoever wants it comes again.
+pub(crate) const STOP_MAX: Duration = Duration::from_secs(5);
+
+/// Makes sure that a function which was not ours until now makes no access to memory, before it is
+/// given any: CC.EN = 0 and CSTS.RDY = 0. Whether it is so. `pause` waits for so long.
+pub(crate) fn stop(bar: &impl Bar, mut pause: impl FnMut(Duration)) -> bool {
+    let configuration = bar.r32(offset::CC);
+    if configuration == u32::MAX {
+        return false;
+    }
+    if Configuration::is_enabled(configuration) {
+        bar.w32(offset::CC, configuration & !1);
+    }
+    let mut left = capabilities(bar).ready_timeout().min(STOP_MAX);
+    loop {
+        let csts = status(bar);
+        if csts.is_gone() {
+            return false;
+        }
+        if !csts.is_ready() {
+            return true;
+        }
+        if left.is_zero() {
+            return false;
+        }
+        let step = left.min(STOP_LOOK);
+        pause(step);
+        left -= step;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
     use crossbeam::queue::SegQueue;
 
     /// Eight bytes that remember who wrote where.
@@ -162,5 +199,90 @@ mod tests {
         assert_eq!(bar.0.pop(), Some((0x28, 0x89ab_c000)));
         assert_eq!(bar.0.pop(), Some((0x2c, 0x0123_4567)));
         assert_eq!(bar.0.pop(), None);
+    }
+
+    /// CC and CSTS of a controller that is ready, and is not any more so many looks behind EN = 0.
+    #[derive(Debug)]
+    struct Running {
+        cc: AtomicU32,
+        looks: AtomicU32,
+        answers: bool,
+    }
+
+    impl Running {
+        fn new(cc: u32, looks: u32) -> Self {
+            Self {
+                cc: cc.into(),
+                looks: looks.into(),
+                answers: true,
+            }
+        }
+    }
+
+    impl Bar for Running {
+        fn len(&self) -> usize {
+            BAR_BYTES_MIN
+        }
+
+        fn r32(&self, at: usize) -> u32 {
+            let cc = self.cc.load(Relaxed);
+            match at {
+                _ if !self.answers => u32::MAX,
+                // CAP.TO: 127.5 s.
+                offset::CAP => 0xff00_0000,
+                offset::CC => cc,
+                offset::CSTS if cc & 1 == 1 => 1,
+                offset::CSTS => {
+                    let left = self.looks.load(Relaxed);
+                    self.looks.store(left.saturating_sub(1), Relaxed);
+                    u32::from(left > 0)
+                }
+                _ => 0,
+            }
+        }
+
+        fn w32(&self, at: usize, value: u32) {
+            assert_eq!(at, offset::CC);
+            self.cc.store(value, Relaxed);
+        }
+
+        fn reset(&self) -> Result<(), ResetError> {
+            Err(ResetError::Unsupported)
+        }
+
+        fn presence(&self) -> Presence {
+            Presence::Here
+        }
+
+        fn release(&self) {}
+
+        fn reopen(&self) -> Result<(), ReopenError> {
+            Err(ReopenError("nothing is there".to_owned()))
+        }
+    }
+
+    #[test]
+    fn a_controller_that_runs_is_stopped_before_it_is_given_memory() {
+        for (cc, looks, stops) in [
+            (0x46_0001, 30, true),
+            // It is being disabled by whoever had it.
+            (0x46_0000, 30, true),
+            (0, 0, true),
+            (0x46_0001, u32::MAX, false),
+            (0, u32::MAX, false),
+        ] {
+            let bar = Running::new(cc, looks);
+            let mut waited = Duration::ZERO;
+            assert_eq!(stop(&bar, |step| waited += step), stops, "{cc:x} {looks}");
+            assert_eq!(bar.cc.load(Relaxed), cc & !1);
+            let bounds = match (stops, looks) {
+                (false, _) => STOP_MAX..=STOP_MAX,
+                (true, looks) => Duration::ZERO..=STOP_LOOK * looks,
+            };
+            assert!(bounds.contains(&waited), "{waited:?}");
+        }
+        let mut gone = Running::new(1, 0);
+        gone.answers = false;
+        assert!(!stop(&gone, |_| unreachable!()));
     }
 }

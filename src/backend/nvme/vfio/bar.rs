@@ -51,15 +51,32 @@ impl VfioBar {
         if opened.registers.mappable < len as u64 {
             return Err(OpenError::Other);
         }
-        // Before it can reach any memory it has the registers' state behind a reset.
         let offset = opened.registers.offset;
         let mapped = self.window.attach(opened.device(), offset);
         mapped.map_err(OpenError::asking("to map its registers"))?;
-        if let Err(error) = self.space.adopt(opened) {
+        // Commands of before may be in it still, where the kernel had no reset for it: their
+        // buffers were given back, and are mapped again below.
+        let adopted = self.stop().and_then(|()| {
+            opened.let_master()?;
+            self.space.adopt(opened).map_err(OpenError::Map)
+        });
+        if adopted.is_err() {
             self.let_go();
-            return Err(OpenError::Map(error));
         }
-        Ok(())
+        adopted
+    }
+
+    /// The controller makes no access to memory when this returns `Ok`.
+    pub(super) fn stop(&self) -> Result<(), OpenError> {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "registers tell nobody when they change; the keeper's thread, some ms"
+        )]
+        let pause = std::thread::sleep;
+        if bar::stop(self, pause) {
+            return Ok(());
+        }
+        Err(OpenError::Runs)
     }
 
     fn let_go(&self) {

@@ -121,6 +121,10 @@ pub(crate) enum OpenError {
          {BAR_BYTES_MIN} are needed"
     )]
     Registers { len: u64, mappable: u64 },
+    #[error(
+        "its controller cannot be stopped (CSTS.RDY stays 1 behind CC.EN = 0) and is given no memory"
+    )]
+    Runs,
     #[error("what is in its place has fewer registers")]
     Other,
     #[error("{WINDOWS_MAX} controllers are open: more than that need another process")]
@@ -167,6 +171,11 @@ pub(crate) fn open(
         .map_err(&mapping)?;
     let space = Arc::new(VfioSpace::new(opened, Arc::clone(&window)));
     let bar = VfioBar::new(address, options, window, Arc::clone(&space), events);
+    // Nothing is mapped for it yet, but without an IOMMU all memory is there.
+    if !space.is_guarded() {
+        bar.stop()?;
+    }
+    space.let_master()?;
     Ok((Arc::new(bar), space))
 }
 

@@ -126,7 +126,7 @@ impl Opened {
         opened.look()?;
         opened.listen(uapi::INTERRUPT_REQUEST, &events.request)?;
         opened.listen(uapi::INTERRUPT_ERROR, &events.error)?;
-        opened.enable()?;
+        opened.enable(MEMORY)?;
         Ok(opened)
     }
 
@@ -187,9 +187,15 @@ impl Opened {
         Ok(())
     }
 
-    /// Lets the function answer to accesses and make its own, without interrupts.
-    fn enable(&self) -> Result<(), OpenError> {
-        let enabled = MEMORY | BUS_MASTER | INTX_OFF;
+    /// Lets the function make accesses of its own. Not before its controller is known to make
+    /// none: where no IOMMU stands between, they go wherever it was told to by whoever had it.
+    pub(super) fn let_master(&self) -> Result<(), OpenError> {
+        self.enable(MEMORY | BUS_MASTER)
+    }
+
+    /// Lets the function answer to accesses, or `what` else, without interrupts.
+    fn enable(&self, what: u16) -> Result<(), OpenError> {
+        let enabled = what | INTX_OFF;
         let attempt = || {
             let before = self.command()?;
             if before == u16::MAX {
@@ -233,7 +239,7 @@ impl Opened {
             Err(errno) => return Err(ResetError::Failed(errno)),
         }
         // The kernel restores the configuration space; this makes sure of it.
-        self.enable().map_err(|error| match error {
+        self.let_master().map_err(|error| match error {
             OpenError::Asking { errno, .. } => ResetError::Failed(errno),
             _ => ResetError::Failed(Errno::NODEV),
         })

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::super::bar::ResetError;
 use super::super::dma::{DmaSpace, Iova, MapError, Run};
 use super::super::spec::registers::offset;
+use super::OpenError;
 use super::iova::Addresses;
 use super::opened::Opened;
 use super::pagemap;
@@ -75,6 +76,17 @@ impl VfioSpace {
         match &self.inside().opened {
             Some(opened) => opened.reset(),
             None => Err(ResetError::Failed(Errno::NODEV)),
+        }
+    }
+
+    pub(super) fn is_guarded(&self) -> bool {
+        self.guarded
+    }
+
+    pub(super) fn let_master(&self) -> Result<(), OpenError> {
+        match &self.inside().opened {
+            Some(opened) => opened.let_master(),
+            None => Err(OpenError::Silent),
         }
     }
 
