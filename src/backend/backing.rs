@@ -137,18 +137,22 @@ impl Backing {
         }
     }
 
-    /// Whether a flush has failed and changes are refused since, on all cores.
+    /// Whether acknowledged changes may be lost, and flushes are refused since, on all cores:
+    /// files refuse changes as well.
     pub fn write_cache_lost(&self) -> bool {
         match &self.core.device {
             Device::File(file) => file.write_cache_lost(),
-            Device::Memory(_) | Device::Null | Device::Nvme(_) | Device::NvmeKernel(_) => false,
+            Device::Nvme(unit) => unit.namespace.cache_lost(),
+            Device::Memory(_) | Device::Null | Device::NvmeKernel(_) => false,
         }
     }
 
     /// An operator has looked at what was lost: changes are taken again.
     pub fn clear_write_cache_lost(&self) {
-        if let Device::File(file) = &self.core.device {
-            file.set_write_cache_lost(false);
+        match &self.core.device {
+            Device::File(file) => file.set_write_cache_lost(false),
+            Device::Nvme(unit) => unit.namespace.set_cache_lost(false),
+            Device::Memory(_) | Device::Null | Device::NvmeKernel(_) => {}
         }
     }
 

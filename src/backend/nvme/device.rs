@@ -93,7 +93,9 @@ impl<B: Bar, D: DmaSpace> Cores<B, D> {
                 at
             }
         };
-        self.pairs[pair].as_mut().expect(STAYS).units += 1;
+        let served_by = self.pairs[pair].as_mut().expect(STAYS);
+        served_by.units += 1;
+        served_by.serve(served.namespace);
         *place = Some(Attached {
             pair,
             namespace: Arc::clone(served.namespace),
@@ -136,6 +138,9 @@ impl<B: Bar, D: DmaSpace> Cores<B, D> {
             return answer(operation, token, Err(error), ready);
         }
         let pair = self.pairs[attached.pair].as_mut().expect(STAYS);
+        if operation.changes_blocks() && !attached.write_through {
+            namespace.caches();
+        }
         let begun = {
             let service = Service {
                 geometry: &namespace.geometry,

@@ -4,7 +4,7 @@
 //! Facts are written by the keeper and read by anyone, without locks; counters of cores are added
 //! to only when something went wrong. None of them guards memory: each is good by itself.
 
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::link::Generation;
@@ -28,6 +28,11 @@ pub(crate) const REPLAYS_MAX: u8 = 2;
 /// Longest wait before a command is sent again that its controller was not ready for, whatever it
 /// asks for: initiators do not wait for ever.
 pub(crate) const RETRY_DELAY_MAX: Duration = Duration::from_secs(4);
+
+/// What an operator is told then.
+pub(crate) const CACHE_LOST: &str = "writes that were acknowledged may be lost. Flushes of the \
+     unit fail from now on, with HARDWARE ERROR, WRITE ERROR; all else goes on. Check what is on \
+     it, then restart the daemon";
 
 /// What the operator decides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -300,6 +305,9 @@ pub(crate) struct Namespace {
     pub(crate) geometry: Geometry,
     blocks: AtomicU64,
     state: AtomicU32,
+    /// Something was changed since it is served that may have stayed in the write cache.
+    cached: AtomicBool,
+    cache_lost: AtomicBool,
 }
 
 /// Whether a namespace can be used.
@@ -325,7 +333,37 @@ impl Namespace {
             geometry,
             blocks: AtomicU64::new(blocks),
             state: AtomicU32::new(NamespaceState::Active as u32),
+            cached: AtomicBool::new(false),
+            cache_lost: AtomicBool::new(false),
         }
+    }
+
+    /// Something is about to be changed that may stay in the controller's write cache.
+    pub(crate) fn caches(&self) {
+        // Once in a life: the line of memory stays shared by all cores then.
+        if !self.cached.load(Relaxed) {
+            self.cached.store(true, Relaxed);
+        }
+    }
+
+    /// Whether acknowledged changes may be lost, so that no flush can vouch for them.
+    pub(crate) fn cache_lost(&self) -> bool {
+        self.cache_lost.load(Relaxed)
+    }
+
+    /// A flush has failed, or an operator has looked at what was lost.
+    pub(crate) fn set_cache_lost(&self, lost: bool) {
+        self.cache_lost.store(lost, Relaxed);
+    }
+
+    /// The keeper's: the write cache is empty without having been written to the medium. Whether
+    /// that may have lost something for the first time.
+    pub(crate) fn empties_cache(&self) -> bool {
+        let lost = self.cached.load(Relaxed) && !self.cache_lost();
+        if lost {
+            self.set_cache_lost(true);
+        }
+        lost
     }
 
     /// Its size as the controller says it now, in logical blocks.

@@ -30,7 +30,7 @@ use super::super::request::{Completion, IoError, Token};
 use super::super::wake::Wake;
 use super::bar::Bar;
 use super::dma::{DmaPages, DmaSpace, Iova, MapError, Mapping, PAGE_BYTES};
-use super::facts::{Counters, REPLAYS_MAX, State as ControllerState};
+use super::facts::{CACHE_LOST, Counters, Namespace, REPLAYS_MAX, State as ControllerState};
 use super::lane::Hosted;
 use super::link::{Breach, Foreign, Generation, Grant, Handle, LANE_MAX, Lane, Note, Order};
 use super::link::{PairEnd, Unsent};
@@ -40,7 +40,7 @@ use super::requests::Requests;
 use super::ring::Ring;
 use super::slots::{Origin, Part, Slots};
 use super::spec::command;
-use super::spec::entry::{CommandId, CompletionEntry, SubmissionEntry};
+use super::spec::entry::{CommandId, CompletionEntry, NamespaceId, SubmissionEntry};
 use super::spec::status::Status;
 use super::translate::{Data, Job};
 use crate::mem::{DmaBuf, Loan, Pages, Pool};
@@ -101,6 +101,8 @@ pub(crate) struct Pair<B: Bar, D: DmaSpace> {
     overdue: bool,
     /// Units of this core on the controller.
     pub(crate) units: usize,
+    /// Their namespaces, and those of units that have gone.
+    namespaces: Vec<Arc<Namespace>>,
 }
 
 impl<B: Bar, D: DmaSpace> Pair<B, D> {
@@ -132,7 +134,15 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
             held_since: None,
             overdue: false,
             units: 0,
+            namespaces: Vec::new(),
         })
+    }
+
+    /// Takes the namespace of a unit in.
+    pub(crate) fn serve(&mut self, namespace: &Arc<Namespace>) {
+        let id = namespace.geometry.namespace;
+        self.namespaces.retain(|one| one.geometry.namespace != id);
+        self.namespaces.push(Arc::clone(namespace));
     }
 
     pub(crate) fn handle(&self) -> &Arc<Handle<B, D>> {
@@ -422,7 +432,8 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
     /// A command of ours has ended.
     fn ended(&mut self, mut part: Part, status: Status, ready: &mut VecDeque<Completion>) {
         let at = part.request;
-        let access = self.requests.of(&part).job.access();
+        let job = &self.requests.of(&part).job;
+        let (access, flushes) = (job.access(), job.flushes());
         let result = match outcome::of(status, access) {
             Outcome::Good => Ok(()),
             Outcome::Retry { delay, .. } if part.retries < RETRIES_MAX => {
@@ -439,7 +450,30 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
         if result.is_err() {
             self.handle.facts.add_failure(status, part.cut.lba);
         }
+        let result = match flushes {
+            Some(namespace) => self.flushed(namespace, result),
+            None => result,
+        };
         self.requests.end_part(at, result, ready);
+    }
+
+    /// What a flush may say that has ended. One that the medium has failed takes with it what it
+    /// was to write: the next one finds an empty cache, and has nothing to vouch for.
+    fn flushed(&self, id: NamespaceId, result: Result<(), IoError>) -> Result<(), IoError> {
+        let mut all = self.namespaces.iter();
+        let namespace = all.find(|one| one.geometry.namespace == id);
+        let lost = namespace.is_some_and(|namespace| namespace.cache_lost());
+        match (result, namespace) {
+            (Ok(()), _) if lost => Err(IoError::WriteCacheLost),
+            (Err(IoError::Medium | IoError::WriteFault | IoError::Hardware), Some(namespace))
+                if !lost =>
+            {
+                namespace.set_cache_lost(true);
+                tracing::error!(namespace = id.0, "a flush failed: {CACHE_LOST}");
+                result
+            }
+            _ => result,
+        }
     }
 
     fn obey(&mut self, order: Order<D>, ready: &mut VecDeque<Completion>) {

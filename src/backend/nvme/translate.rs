@@ -182,6 +182,11 @@ impl Job {
         }
     }
 
+    /// The namespace whose write cache its command flushes, if that is what it does.
+    pub(crate) fn flushes(&self) -> Option<NamespaceId> {
+        matches!(self.verb, Verb::Flush).then_some(self.namespace)
+    }
+
     /// Every command was given out.
     pub(crate) fn is_given_out(&self) -> bool {
         self.left == 0

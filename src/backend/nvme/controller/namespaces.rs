@@ -11,7 +11,8 @@ use super::{Identity, Life, Trouble, good};
 use crate::backend::nvme::bar::Bar;
 use crate::backend::nvme::dma::DmaSpace;
 use crate::backend::nvme::facts::{
-    AtomicBoundary, Geometry, Namespace, NamespaceReport, NamespaceState, Report, Selector,
+    AtomicBoundary, CACHE_LOST, Geometry, Namespace, NamespaceReport, NamespaceState, Report,
+    Selector,
 };
 use crate::backend::nvme::link::Refusal;
 use crate::backend::nvme::spec::command::{self, Identify};
@@ -189,6 +190,14 @@ impl Namespaces {
     pub(super) fn release(&mut self, namespace: NamespaceId) {
         self.served
             .retain(|one| one.geometry.namespace != namespace);
+    }
+
+    /// The write cache was emptied by `what`, and is not on the medium.
+    pub(super) fn lose_cache(&self, controller: &str, what: &str) {
+        for namespace in self.served.iter().filter(|one| one.empties_cache()) {
+            let id = namespace.geometry.namespace.0;
+            tracing::error!(controller, namespace = id, "{what}: {CACHE_LOST}");
+        }
     }
 
     /// Tells whoever serves them what has become of them.

@@ -52,6 +52,9 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
                     self.away().await
                 }
                 Trouble::Fault(error) => {
+                    if error == ControllerError::Disabled {
+                        self.lose_cache("the controller was reset by something else");
+                    }
                     if told.as_ref() != Some(&error) {
                         let controller = &self.name;
                         tracing::error!(controller, "the controller is reset: {error}");
@@ -138,6 +141,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
                     return Ok(false);
                 }
                 Counters::add(&counters.function_resets, 1);
+                self.lose_cache("its function was reset");
                 self.pairs.quiet(Quiet::FunctionReset);
             }
             Rung::SubsystemReset => {
@@ -147,11 +151,21 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
                 };
                 self.bar.w32(offset::NSSR, NSSR_KEY);
                 self.await_reset(caps.ready_timeout()).await?;
+                self.lose_cache("its subsystem was reset");
                 Counters::add(&counters.controller_resets, 1);
                 self.pairs.quiet(Quiet::Disabled);
             }
         }
         Ok(true)
+    }
+
+    /// Before any core sends a flush again: what was in the write cache is not on the medium. A
+    /// reset by CC.EN alone leaves the cache as it is (Base Specification 2.0 §3.7.2).
+    fn lose_cache(&self, what: &str) {
+        let identity = self.identity.as_ref();
+        if identity.is_some_and(|identity| identity.limits.write_cache) {
+            self.namespaces.lose_cache(&self.name, what);
+        }
     }
 
     /// Behind a reset of the subsystem, during which registers may read as all ones.
@@ -177,6 +191,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         self.attached = false;
         self.gone = false;
         self.bar.release();
+        self.lose_cache("the controller was taken away");
         self.pairs.quiet(Quiet::Unreachable);
         self.pairs.fail();
         if self.facts.state() != State::Gone {

@@ -273,6 +273,102 @@ fn a_controller_that_leaves_fails_its_requests_and_serves_again_when_it_is_back(
     rig.close().unwrap();
 }
 
+/// Acknowledged, and in the write cache as far as anybody can know.
+fn cached(rig: &mut Rig) {
+    assert_eq!(result(rig.run(0, write(rig, 0, 5, 1, 5))), Ok(()));
+}
+
+fn comes_back(rig: &mut Rig) {
+    rig.model.remove();
+    assert!(rig.run_until(|rig| rig.state() == State::Gone));
+    rig.model.plug();
+    assert!(rig.run_until(|rig| rig.state() == State::Ready));
+    rig.pass(Duration::from_millis(100));
+}
+
+#[test]
+fn no_flush_vouches_for_writes_of_before_a_removal() {
+    let model = plain();
+    let mut rig = Rig::new(&model, settings(16), 2);
+    // Nothing was written, so nothing can be lost.
+    comes_back(&mut rig);
+    assert_eq!(result(rig.run(0, Operation::Flush)), Ok(()));
+    cached(&mut rig);
+    comes_back(&mut rig);
+    let lost = Err(IoError::WriteCacheLost);
+    for core in [0, 1, 0] {
+        assert_eq!(result(rig.run(core, Operation::Flush)), lost);
+    }
+    assert_eq!(result(rig.run(1, write(&rig, 1, 6, 1, 6))), Ok(()));
+    assert_eq!(result(rig.run(1, Operation::Flush)), lost);
+    // An operator has seen to it.
+    rig.namespace.as_ref().unwrap().set_cache_lost(false);
+    assert_eq!(result(rig.run(1, Operation::Flush)), Ok(()));
+    rig.close().unwrap();
+}
+
+#[test]
+fn a_flush_that_is_sent_again_behind_a_function_reset_says_that_the_cache_is_lost() {
+    for function in [false, true] {
+        let model = plain();
+        let mut rig = Rig::new(&model, settings(16), 1);
+        cached(&mut rig);
+        model.faults(|plan| {
+            plan.once(Match::io(FLUSH), Action::Fatal);
+            plan.never_disabled = function;
+        });
+        rig.submit(0, Operation::Flush);
+        let reset = |rig: &mut Rig| {
+            let counters = rig.model.counters();
+            counters.function_resets + counters.disabled > 0
+        };
+        assert!(rig.run_until(reset));
+        model.faults(|plan| plan.clear());
+        // Disabling alone keeps the cache.
+        let said = if function {
+            Err(IoError::WriteCacheLost)
+        } else {
+            Ok(())
+        };
+        assert_eq!(result(rig.wait()), said);
+        assert_eq!(result(rig.run(0, Operation::Flush)), said);
+        rig.close().unwrap();
+    }
+}
+
+#[test]
+fn no_flush_vouches_for_what_a_failed_one_was_to_write() {
+    let model = plain();
+    let mut rig = Rig::new(&model, settings(16), 2);
+    cached(&mut rig);
+    let fault = Action::Status(Status::WRITE_FAULT);
+    model.faults(|plan| plan.once(Match::io(FLUSH), fault));
+    assert_eq!(
+        result(rig.run(0, Operation::Flush)),
+        Err(IoError::WriteFault)
+    );
+    for core in [1, 0] {
+        assert_eq!(
+            result(rig.run(core, Operation::Flush)),
+            Err(IoError::WriteCacheLost)
+        );
+    }
+    rig.close().unwrap();
+}
+
+#[test]
+fn without_a_write_cache_there_is_none_to_lose() {
+    let model = model(ModelOptions {
+        vwc: 0,
+        ..ModelOptions::default()
+    });
+    let mut rig = Rig::new(&model, settings(16), 1);
+    cached(&mut rig);
+    comes_back(&mut rig);
+    assert_eq!(result(rig.run(0, Operation::Flush)), Ok(()));
+    rig.close().unwrap();
+}
+
 #[test]
 fn a_function_that_the_kernel_wants_is_let_go() {
     let model = plain();
