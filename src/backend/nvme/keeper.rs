@@ -4,6 +4,7 @@
 //! handle goes, its keeper shuts it down and ends. Whoever opens it again waits for that, and so
 //! does the daemon at its end ([`finish_all`]).
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 #[expect(
     clippy::disallowed_types,
     reason = "opening and closing on the control side only"
@@ -51,6 +52,7 @@ pub(crate) fn start<B: Bar, D: DmaSpace>(
     let facts = Arc::new(Facts::default());
     let (begin, began) = sync_channel(1);
     let given = (Arc::clone(&bar), Arc::clone(&space));
+    let thread_of = name.to_owned();
     let (called, known) = (name.to_owned(), Arc::clone(&facts));
     // A life is made and ends on its thread.
     let keep = move || match Controller::new(&called, given, settings, known, heard) {
@@ -59,7 +61,7 @@ pub(crate) fn start<B: Bar, D: DmaSpace>(
     };
     let thread = Builder::new()
         .name(format!("nvme {name}"))
-        .spawn(keep)
+        .spawn(move || or_abort(&thread_of, keep))
         .map_err(|error| ControllerError::Thread(error.to_string()))?;
     let limits = began.recv().unwrap_or_else(|_| {
         let why = "it ended before the controller was ready";
@@ -67,6 +69,15 @@ pub(crate) fn start<B: Bar, D: DmaSpace>(
     })?;
     let handle = Handle::new((bar, space), (settings, limits), facts, notes);
     Ok((Arc::new(handle), thread))
+}
+
+/// A keeper that panics has a controller that nobody watches, with memory that it may write to: the
+/// process ends, as for a core that panics, and whoever supervises it starts it again.
+fn or_abort(name: &str, keep: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(keep)).is_err() {
+        tracing::error!(controller = name, "a keeper panicked: the process ends");
+        std::process::abort();
+    }
 }
 
 fn keep<B: Bar, D: DmaSpace>(mut controller: Controller<B, D>, begin: &Began) {
@@ -278,5 +289,22 @@ mod tests {
         assert!(!info.write_cache && info.read_only && !info.unmap);
         drop(unit);
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_keeper_that_panics_ends_the_process() {
+        use std::os::unix::process::ExitStatusExt;
+        const ASKED: &str = "IIBLOCKDAEMON_TEST_KEEPER_PANICS";
+        if std::env::var_os(ASKED).is_some() {
+            return or_abort("model", || panic!("as asked"));
+        }
+        let (_, module) = module_path!().split_once("::").unwrap();
+        let test = format!("{module}::a_keeper_that_panics_ends_the_process");
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &test, "--nocapture"])
+            .env(ASKED, "1")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
     }
 }
