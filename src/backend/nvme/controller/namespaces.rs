@@ -353,6 +353,9 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             let entry = self.command_with_data(entry).await?;
             if entry.status().is_success() {
                 identifiers = Identifiers::parse(&self.identify_data());
+            } else if let Some(before) = self.namespaces.known.iter().find(|it| it.id == id) {
+                // They are asked for to tell it from another one, which this says nothing of.
+                identifiers = before.identifiers;
             }
         }
         Ok(Some(Known {

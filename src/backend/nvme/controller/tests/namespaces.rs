@@ -172,3 +172,18 @@ fn a_namespace_grows_goes_and_comes_back() {
     bed.until("fewer blocks", |_| namespace.blocks() == 10);
     bed.close();
 }
+
+#[test]
+fn identifiers_that_cannot_be_read_again_are_those_of_before() {
+    let mut bed = Bed::ready(ModelOptions::default());
+    let namespace = bed.find(Selector::Only).unwrap();
+    // The list, the namespace, and then what it is called.
+    let on = Match::admin(admin::IDENTIFY);
+    let fails = Action::Status(Status::INTERNAL);
+    bed.model.faults(|plan| plan.nth(on, 2, fails));
+    bed.model
+        .change_namespace(NamespaceId(1), |it| it.blocks = 5000);
+    bed.until("it has grown", |_| namespace.blocks() == 5000);
+    assert_eq!(namespace.state(), NamespaceState::Active);
+    bed.close();
+}
