@@ -63,8 +63,8 @@ impl Default for Settings {
     }
 }
 
-/// What the controller can do, within what is used of it. The same after every reset: a controller
-/// that comes back with less is refused.
+/// What the controller can do, within what is used of it. The same after every reset, but for queue
+/// pairs: a controller that comes back with less is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Limits {
     /// Entries of an I/O queue: min(MQES + 1, setting), at least 2. One less is outstanding.

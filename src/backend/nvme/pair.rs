@@ -175,6 +175,8 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
     fn why_failed(&self) -> IoError {
         match self.handle.facts.state() {
             ControllerState::Gone => IoError::Absent,
+            // Initiators try again what is only becoming ready.
+            ControllerState::Recovering => IoError::Recovering,
             _ => IoError::NotReady,
         }
     }

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::admin::Purpose;
+use super::recover::PAGES_LATE_MAX;
 use super::{Life, Trouble};
 use crate::backend::nvme::bar::Bar;
 use crate::backend::nvme::dma::DmaSpace;
@@ -148,6 +149,9 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
 
     /// Reads a page of the whole controller. `false`: it has none, and the data page means nothing.
     pub(super) async fn read_page(&mut self, page: u8, bytes: u32) -> Result<bool, Trouble> {
+        if self.pages_late >= PAGES_LATE_MAX {
+            return Ok(false);
+        }
         let entry = command::log_page(page, NamespaceId::ALL, bytes);
         let status = self.command_with_data(entry).await?.status();
         if !status.is_success() {

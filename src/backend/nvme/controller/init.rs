@@ -26,6 +26,8 @@ use crate::backend::nvme::spec::registers::{
     Capabilities, Configuration, Shutdown, Status, Version, offset, ready_with_media_timeout,
 };
 
+/// How long a controller may take to be ready at most, whatever it says (CRTO says up to 9 h).
+const READY_MAX: Duration = Duration::from_secs(128);
 /// Queue pairs that are asked for: more cores than this share.
 const PAIRS_WANTED: u16 = 128;
 /// CC.MPS: pages of 4096 bytes.
@@ -110,11 +112,12 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         if let Some(before) = &self.identity {
             still(before, &identity)?;
         }
-        // What was promised is what holds, where there is more now.
-        let limits = self
-            .identity
-            .as_ref()
-            .map_or(limits, |before| before.limits);
+        // What was promised is what holds, where there is more now. Cores share what queue pairs
+        // there are, more of them where there are fewer.
+        let limits = self.identity.as_ref().map_or(limits, |before| Limits {
+            queue_pairs: limits.queue_pairs,
+            ..before.limits
+        });
         self.events.begin(&identity.data);
         self.identity = Some(Identity { limits, ..identity });
         self.scan().await
@@ -180,7 +183,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
     }
 
     /// As `csts`, for a controller that may have failed.
-    fn csts_even_fatal(&mut self) -> Result<Status, Trouble> {
+    pub(super) fn csts_even_fatal(&mut self) -> Result<Status, Trouble> {
         let csts = status(&*self.bar);
         if csts.is_gone() {
             self.gone = true;
@@ -217,9 +220,11 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             shutdown: Shutdown::None,
         };
         self.bar.w32(offset::CC, configuration.register());
+        self.unanswered = false;
         let mut timeout = caps.ready_timeout();
         if caps.ready_with_media() && self.bar.len() >= offset::CRTO + 4 {
-            timeout = timeout.max(ready_with_media_timeout(self.bar.r32(offset::CRTO)));
+            let said = ready_with_media_timeout(self.bar.r32(offset::CRTO));
+            timeout = timeout.max(said.min(READY_MAX));
         }
         if !self.await_ready(true, timeout).await? {
             self.csts()?;
@@ -407,7 +412,6 @@ fn still(before: &Identity, now: &Identity) -> Result<(), ControllerError> {
     }
     let (old, new) = (before.limits, now.limits);
     let less = new.queue_entries < old.queue_entries
-        || new.queue_pairs < old.queue_pairs
         || new.transfer_bytes < old.transfer_bytes
         || new.write_zeroes_bytes < old.write_zeroes_bytes
         || new.write_cache != old.write_cache

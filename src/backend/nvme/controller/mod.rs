@@ -55,6 +55,10 @@ use super::spec::identify::{ControllerData, ControllerType};
 use super::spec::registers::{Capabilities, Status as Csts, Version};
 use super::spec::status::Status;
 
+/// How long the first initialisation may take: all units of the daemon wait for it.
+const START_MAX: Duration = Duration::from_secs(80);
+/// How long letting go may take of a controller that never became ready.
+const GIVE_UP_MAX: Duration = Duration::from_secs(5);
 /// How often the function's presence and its status register are looked at.
 const LOOK: Duration = Duration::from_millis(100);
 /// How often a register is looked at that is about to change.
@@ -107,6 +111,8 @@ pub(crate) enum ControllerError {
     Breach(#[from] Breach),
     #[error(transparent)]
     Map(#[from] MapError),
+    #[error("it is not ready for use within {} s, however busy it is", .0.as_secs())]
+    Overdue(Duration),
     #[error("it is not the controller that it was: {0}")]
     Changed(String),
     #[error("no thread for it: {0}")]
@@ -322,16 +328,30 @@ struct Life<B: Bar, D: DmaSpace> {
     attached: bool,
     /// It was found to be gone, or wanted.
     gone: bool,
+    /// It was not gone then, and somebody waits for us to let it go.
+    wanted: bool,
+    /// It is being let go in order.
+    parting: bool,
     closing: bool,
+    /// A job's command was given up, and may be answered yet.
+    unanswered: bool,
     /// A job's command is outstanding: closing waits for its end, so that no answer is taken for
     /// another's and no queue is half deleted.
     commanding: bool,
     /// The shutdown is under way, so that closing ends no wait.
     leaving: bool,
+    /// Every wait ends at this time, and for how long what is under way was allowed to take.
+    deadline: Option<(Instant, Duration)>,
     /// What cores have told.
     trouble: Option<Trouble>,
     /// When the function is looked at again.
     look_at: Option<Instant>,
+    /// Since when it serves, and how many recoveries in a row were not followed by more service
+    /// than a little.
+    ready_at: Option<Instant>,
+    repeats: u32,
+    /// Log pages that were never answered.
+    pages_late: u32,
 }
 
 impl<B: Bar, D: DmaSpace> Life<B, D> {
@@ -365,17 +385,27 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             serving: false,
             attached: true,
             gone: false,
+            wanted: false,
+            parting: false,
             closing: false,
+            unanswered: false,
             commanding: false,
             leaving: false,
+            deadline: None,
             trouble: None,
             look_at: None,
+            ready_at: None,
+            repeats: 0,
+            pages_late: 0,
         })
     }
 
     /// From the first register to the last.
     async fn live(mut self) -> Result<(), ControllerError> {
-        if let Err(trouble) = self.init().await {
+        self.allow(START_MAX);
+        let began = self.init().await;
+        self.deadline = None;
+        if let Err(trouble) = began {
             let error = match trouble {
                 Trouble::Fault(error) => error,
                 Trouble::Gone => ControllerError::Gone,
@@ -386,6 +416,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
                 }
             };
             self.facts.set_state(State::Failed);
+            self.allow(GIVE_UP_MAX);
             self.give_up().await;
             return Err(error);
         }
@@ -399,6 +430,11 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             }
             self.ready();
         }
+    }
+
+    /// What begins now may take so long.
+    fn allow(&mut self, time: Duration) {
+        self.deadline = Some((self.now() + time, time));
     }
 
     fn announce(&self) {
@@ -436,6 +472,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             self.pairs.begin(identity.limits.queue_pairs);
         }
         self.serving = true;
+        self.ready_at = Some(self.now());
         self.facts.set_state(State::Ready);
     }
 
@@ -494,7 +531,12 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         if self.closing && !self.leaving && !self.commanding {
             return Err(Trouble::Closing);
         }
-        Ok(())
+        match self.deadline {
+            Some((at, allowed)) if self.now() >= at => {
+                Err(ControllerError::Overdue(allowed).into())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn now(&self) -> Instant {
@@ -581,7 +623,9 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             Presence::Here => {}
             Presence::Failed if !self.serving => {}
             Presence::Failed => return Err(ControllerError::Bus.into()),
-            Presence::Wanted | Presence::Gone => {
+            Presence::Wanted if self.parting => {}
+            presence @ (Presence::Wanted | Presence::Gone) => {
+                self.wanted = presence == Presence::Wanted;
                 self.gone = true;
                 return Err(Trouble::Gone);
             }
@@ -700,6 +744,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         self.commanding = true;
         let answer = self.answered(since).await;
         self.commanding = false;
+        self.unanswered |= answer.is_err();
         answer
     }
 
@@ -737,12 +782,15 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
     }
 }
 
+/// The command that reads a log page.
+const PAGE_READ: &str = "Get Log Page";
+
 /// What the standard calls an admin command.
 fn name_of(code: u8) -> &'static str {
     match code {
         opcode::DELETE_SUBMISSION_QUEUE => "Delete I/O Submission Queue",
         opcode::CREATE_SUBMISSION_QUEUE => "Create I/O Submission Queue",
-        opcode::LOG_PAGE => "Get Log Page",
+        opcode::LOG_PAGE => PAGE_READ,
         opcode::DELETE_COMPLETION_QUEUE => "Delete I/O Completion Queue",
         opcode::CREATE_COMPLETION_QUEUE => "Create I/O Completion Queue",
         opcode::IDENTIFY => "Identify",

@@ -14,16 +14,24 @@
 
 use std::time::Duration;
 
-use super::{ControllerError, LOOK, Life, REGISTER_LOOK, Trouble};
+use super::{ControllerError, LOOK, Life, PAGE_READ, REGISTER_LOOK, Trouble};
 use crate::backend::nvme::bar::{Bar, status};
 use crate::backend::nvme::dma::{DmaSpace, Quiet};
 use crate::backend::nvme::facts::{Counters, State};
-use crate::backend::nvme::spec::registers::{Configuration, NSSR_KEY, offset};
+use crate::backend::nvme::spec::registers::{Configuration, NSSR_KEY, ShutdownStatus, offset};
 
 /// How long cores may take to answer `Halt`.
 pub(super) const HALT_MAX: Duration = Duration::from_secs(5);
 /// How long a controller that could not be recovered is left alone.
 const AGAIN: Duration = Duration::from_secs(30);
+/// Recoveries in a row without a pause, where each is followed by little service.
+const REPEATS_MAX: u32 = 3;
+/// Service is more than a little from so many times the commands' timeout on.
+const LITTLE: u32 = 8;
+/// How often a log page may be late before none is read any more: nothing depends on them.
+pub(super) const PAGES_LATE_MAX: u32 = 2;
+/// How long the goodbye to a function may take that the kernel waits for.
+const PART_MAX: Duration = Duration::from_secs(5);
 /// How often a function is looked for in the place of one that is gone.
 const RETURN_LOOK: Duration = Duration::from_secs(1);
 
@@ -39,17 +47,30 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
     /// any more.
     pub(super) async fn recover(&mut self, trouble: Trouble) -> Result<(), Trouble> {
         self.serving = false;
-        self.enabled = false;
+        let enabled = std::mem::take(&mut self.enabled);
         self.facts.set_state(State::Recovering);
         self.halt_cores().await;
+        let parts = enabled && trouble == Trouble::Gone && self.wanted;
+        let mut in_order = parts && self.part().await;
+        self.count(&trouble);
         let mut cause = trouble;
         let mut told = None;
+        if self.repeats >= REPEATS_MAX
+            && let Trouble::Fault(error) = &cause
+        {
+            let controller = &self.name;
+            tracing::error!(controller, "resets help for moments only: {error}");
+            if let Err(trouble) = self.calm_down().await {
+                cause = trouble;
+            }
+        }
         loop {
             let ended = match cause {
                 Trouble::Closing => return Err(Trouble::Closing),
                 Trouble::Gone => {
                     told = None;
-                    self.away().await
+                    let in_order = std::mem::take(&mut in_order);
+                    self.away(in_order).await
                 }
                 Trouble::Fault(error) => {
                     if error == ControllerError::Disabled {
@@ -72,6 +93,35 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         let generation = self.generation.0;
         tracing::info!(controller, generation, "the controller works again");
         Ok(())
+    }
+
+    /// Keeps count of what repeats itself.
+    fn count(&mut self, trouble: &Trouble) {
+        let little = self.settings.io_timeout * LITTLE;
+        let served = self.ready_at.map(|at| self.now() - at);
+        let repeats = served.is_some_and(|served| served < little);
+        self.repeats = if repeats { self.repeats + 1 } else { 0 };
+        if let Trouble::Fault(ControllerError::Late { what, .. }) = trouble
+            && *what == PAGE_READ
+        {
+            self.pages_late += 1;
+            if self.pages_late == PAGES_LATE_MAX {
+                let controller = &self.name;
+                tracing::error!(
+                    controller,
+                    "log pages are not read any more: nothing is known of its health from now on"
+                );
+            }
+        }
+    }
+
+    /// For one that fails again and again as soon as it is used: it is stopped, nobody waits for
+    /// it, and the ladder begins behind a pause.
+    async fn calm_down(&mut self) -> Result<(), Trouble> {
+        match self.climb(Rung::Disable).await {
+            Ok(_) | Err(Trouble::Fault(_)) => self.pause_failed().await,
+            Err(trouble) => Err(trouble),
+        }
     }
 
     /// Has all cores leave the controller alone, as far as they answer in time. Those that do not
@@ -111,8 +161,12 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
                 done => return done,
             }
         }
-        self.pairs.lost();
-        self.pairs.fail();
+        self.pause_failed().await?;
+        Err(Trouble::Fault(last))
+    }
+
+    /// The controller is left alone for a while, and nobody waits for it.
+    async fn pause_failed(&mut self) -> Result<(), Trouble> {
         if self.facts.state() != State::Failed {
             self.facts.set_state(State::Failed);
             tracing::error!(
@@ -120,9 +174,11 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
                 "the controller has failed, its units are not ready; it is tried again every 30 s"
             );
         }
+        // Behind the state: a core says why its requests fail.
+        self.pairs.lost();
+        self.pairs.fail();
         self.refuse_questions("the controller has failed; see this log for its error");
-        self.pause(self.now() + AGAIN).await?;
-        Err(Trouble::Fault(last))
+        self.pause(self.now() + AGAIN).await
     }
 
     /// Brings the controller to a state in which it is quiet. `false`: this way is not open.
@@ -185,15 +241,32 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         }
     }
 
+    /// Says goodbye to a function that the kernel waits for and that still answers, so that its
+    /// write cache is on the medium: the power of its slot goes next. Whether it was.
+    async fn part(&mut self) -> bool {
+        (self.gone, self.enabled, self.parting) = (false, true, true);
+        self.allow(PART_MAX);
+        let told = if self.unanswered {
+            self.notify().await
+        } else {
+            self.say_goodbye().await
+        };
+        (self.enabled, self.parting, self.deadline) = (false, false, None);
+        let csts = self.csts_even_fatal();
+        told.is_ok() && csts.is_ok_and(|csts| csts.shutdown() == ShutdownStatus::Complete)
+    }
+
     /// Lets go of a function that is gone, or wanted by the kernel, and waits for one to come.
-    async fn away(&mut self) -> Result<(), Trouble> {
+    /// `in_order`: nothing is in its write cache.
+    async fn away(&mut self, in_order: bool) -> Result<(), Trouble> {
         self.enabled = false;
         self.attached = false;
-        self.gone = false;
+        (self.gone, self.wanted) = (false, false);
         self.bar.release();
-        self.lose_cache("the controller was taken away");
+        if !in_order {
+            self.lose_cache("the controller was taken away");
+        }
         self.pairs.quiet(Quiet::Unreachable);
-        self.pairs.fail();
         if self.facts.state() != State::Gone {
             self.facts.set_state(State::Gone);
             tracing::error!(
@@ -201,11 +274,19 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
                 "the controller was taken away; its units have no medium until it is back"
             );
         }
+        // Behind the state: a core says why its requests fail.
+        self.pairs.fail();
         self.refuse_questions("the controller was taken away");
+        let mut told = None;
         loop {
             self.pause(self.now() + RETURN_LOOK).await?;
-            if self.bar.reopen().is_ok() {
+            let Err(error) = self.bar.reopen() else {
                 break;
+            };
+            if told.as_ref() != Some(&error) {
+                let controller = &self.name;
+                tracing::warn!(controller, "the controller is not back: {error}");
+                told = Some(error);
             }
         }
         self.attached = true;

@@ -49,7 +49,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
 
     /// What an orderly end begins with: no queues, and nothing in the write cache. One that keeps a
     /// queue is told all the same.
-    async fn say_goodbye(&mut self) -> Result<(), Trouble> {
+    pub(super) async fn say_goodbye(&mut self) -> Result<(), Trouble> {
         let deleted = self.delete_all().await;
         if deleted == Err(Trouble::Gone) {
             return deleted;
@@ -59,7 +59,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
 
     /// The shutdown notification (§3.6.1), so that the write cache is on the medium and the next
     /// start is a clean one. Waits until the controller has done it, as long as it says at most.
-    async fn notify(&mut self) -> Result<(), Trouble> {
+    pub(super) async fn notify(&mut self) -> Result<(), Trouble> {
         // Asynchronous events end with the controller.
         self.enabled = false;
         let (caps, configuration) = (capabilities(&*self.bar), self.bar.r32(offset::CC));

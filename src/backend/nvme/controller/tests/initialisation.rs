@@ -321,3 +321,21 @@ fn a_controller_without_memory_is_refused() {
     );
     made.unwrap_err();
 }
+
+#[test]
+fn the_start_ends_in_time_whatever_the_controller_says() {
+    let mut bed = Bed::new(ModelOptions {
+        crwmt: Some(u16::MAX),
+        cap_to: u8::MAX,
+        ..ModelOptions::default()
+    });
+    bed.model.faults(|plan| plan.never_ready = true);
+    let began = bed.now;
+    let allowed = Duration::from_secs(80);
+    assert_eq!(bed.failure(), ControllerError::Overdue(allowed));
+    let took = bed.now - began;
+    assert!(
+        took >= allowed && took < allowed + Duration::from_secs(6),
+        "{took:?}"
+    );
+}

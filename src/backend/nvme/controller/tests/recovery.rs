@@ -251,8 +251,61 @@ fn a_controller_that_is_taken_away_comes_back() {
         until_told(&mut bed, &mut [&mut core], &open_again(2));
         bed.state(State::Ready);
         assert_eq!(namespace.state(), NamespaceState::Active);
+        // One that is still there is told before it is let go.
+        let goodbyes = if wanted { 1 } else { 0 };
+        assert_eq!(bed.model.counters().shutdowns, goodbyes);
         end((bed, handle, core));
     }
+}
+
+#[test]
+fn a_goodbye_that_is_never_answered_ends_in_time() {
+    let (mut bed, handle, mut core) = opened(ModelOptions::default());
+    bed.model.faults(|plan| plan.stuck_shutdown = true);
+    let began = bed.now;
+    bed.model.want();
+    until_told(&mut bed, &mut [&mut core], &Told::Fail);
+    assert!(bed.now - began < Duration::from_secs(6));
+    until_told(&mut bed, &mut [&mut core], &open_again(2));
+    end((bed, handle, core));
+}
+
+#[test]
+fn log_pages_that_are_never_answered_are_not_asked_for_any_more() {
+    let (mut bed, handle, mut core) = opened(ModelOptions::default());
+    let on = Match::admin(admin::LOG_PAGE);
+    bed.model.faults(|plan| plan.always(on, Action::Drop));
+    until_told(&mut bed, &mut [&mut core], &open_again(3));
+    for _ in 0..30 {
+        bed.pass(Duration::from_secs(10));
+        assert_eq!(bed.controller.state(), State::Ready);
+    }
+    assert_eq!(core.told(), []);
+    assert_eq!(bed.facts.counters.controller_resets.load(Relaxed), 2);
+    end((bed, handle, core));
+}
+
+#[test]
+fn cores_share_where_a_reset_leaves_fewer_queue_pairs() {
+    let (mut bed, handle, mut core) = opened(ModelOptions::default());
+    let mut other = Core::join(&handle);
+    until_told(&mut bed, &mut [&mut other], &Told::Open(FIRST, 2));
+    bed.model.faults(|plan| plan.grant_queues = Some(0));
+    bed.model.fail();
+    let shares = Told::Share(Generation(2));
+    for _ in 0..10_000 {
+        bed.turn();
+        core.obey();
+        other.obey();
+    }
+    let told = [core.told(), other.told()].concat();
+    assert!(
+        told.contains(&open_again(2)) && told.contains(&shares),
+        "{told:?}"
+    );
+    assert_eq!(bed.controller.state(), State::Ready);
+    other.leave();
+    end((bed, handle, core));
 }
 
 #[test]
