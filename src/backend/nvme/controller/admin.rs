@@ -13,6 +13,7 @@ use std::time::Instant;
 use crate::backend::nvme::bar::Bar;
 use crate::backend::nvme::dma::{DmaPages, DmaSpace, Iova, MapError, PAGE_BYTES, Shadow};
 use crate::backend::nvme::link::Breach;
+use crate::backend::nvme::spec::command::admin as opcode;
 use crate::backend::nvme::spec::entry::{
     COMPLETION_BYTES, CommandId, CompletionEntry, QueueId, SUBMISSION_BYTES, SubmissionEntry,
 };
@@ -202,5 +203,25 @@ fn pages<D: DmaSpace>(space: &Arc<D>, bytes: usize) -> Result<DmaPages<D>, MapEr
     match DmaPages::new(space, bytes, Pages::Normal) {
         Err(MapError::Scattered(_)) => DmaPages::new(space, bytes, Pages::Huge),
         other => other,
+    }
+}
+
+/// The command that reads a log page.
+pub(super) const PAGE_READ: &str = "Get Log Page";
+
+/// What the standard calls an admin command.
+pub(super) fn name_of(code: u8) -> &'static str {
+    match code {
+        opcode::DELETE_SUBMISSION_QUEUE => "Delete I/O Submission Queue",
+        opcode::CREATE_SUBMISSION_QUEUE => "Create I/O Submission Queue",
+        opcode::LOG_PAGE => PAGE_READ,
+        opcode::DELETE_COMPLETION_QUEUE => "Delete I/O Completion Queue",
+        opcode::CREATE_COMPLETION_QUEUE => "Create I/O Completion Queue",
+        opcode::IDENTIFY => "Identify",
+        opcode::ABORT => "Abort",
+        opcode::SET_FEATURES => "Set Features",
+        opcode::FEATURES => "Get Features",
+        opcode::DOORBELL_BUFFER_CONFIG => "Doorbell Buffer Config",
+        _ => "an admin command",
     }
 }

@@ -39,7 +39,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use self::admin::{Admin, Purpose};
+use self::admin::{Admin, Purpose, name_of};
 use self::events::Events;
 use self::failures::Failures;
 use self::health::HealthState;
@@ -49,7 +49,7 @@ use super::bar::{Bar, Presence, status};
 use super::dma::{DmaSpace, MapError, Shadow};
 use super::facts::{Counters, Facts, Limits, Namespace, Selector, Settings, State};
 use super::link::{Breach, Generation, Note, Refusal, ToKeeper};
-use super::spec::command::{self, admin as opcode};
+use super::spec::command;
 use super::spec::entry::{CommandId, CompletionEntry, QueueId, SubmissionEntry};
 use super::spec::identify::{ControllerData, ControllerType};
 use super::spec::registers::{Capabilities, Status as Csts, Version};
@@ -779,26 +779,6 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             }
             self.turn(left.min(LOOK)).await?;
         }
-    }
-}
-
-/// The command that reads a log page.
-const PAGE_READ: &str = "Get Log Page";
-
-/// What the standard calls an admin command.
-fn name_of(code: u8) -> &'static str {
-    match code {
-        opcode::DELETE_SUBMISSION_QUEUE => "Delete I/O Submission Queue",
-        opcode::CREATE_SUBMISSION_QUEUE => "Create I/O Submission Queue",
-        opcode::LOG_PAGE => PAGE_READ,
-        opcode::DELETE_COMPLETION_QUEUE => "Delete I/O Completion Queue",
-        opcode::CREATE_COMPLETION_QUEUE => "Create I/O Completion Queue",
-        opcode::IDENTIFY => "Identify",
-        opcode::ABORT => "Abort",
-        opcode::SET_FEATURES => "Set Features",
-        opcode::FEATURES => "Get Features",
-        opcode::DOORBELL_BUFFER_CONFIG => "Doorbell Buffer Config",
-        _ => "an admin command",
     }
 }
 

