@@ -25,6 +25,8 @@ mod wake;
 pub use backing::Backing;
 pub use faults::Faults;
 pub use nvme::facts::{Selector, Settings as NvmeSettings};
+#[cfg(any(test, feature = "testing"))]
+pub use nvme::model::plugged::NvmeModel;
 pub use nvme::spec::entry::NamespaceId;
 pub use nvme::unit::Readiness;
 pub use request::{

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::bar::{Bar, Function, Presence, ReopenError, ResetError};
 use super::dma::{DmaSpace, MapError, Run};
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 use super::model::{ModelBar, ModelSpace};
 use super::vfio::{VfioBar, VfioSpace};
 
@@ -13,7 +13,7 @@ use super::vfio::{VfioBar, VfioSpace};
 #[derive(Debug)]
 pub(crate) enum AnyBar {
     Vfio(Arc<VfioBar>),
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     Model(Arc<ModelBar>),
 }
 
@@ -21,7 +21,7 @@ pub(crate) enum AnyBar {
 #[derive(Debug)]
 pub(crate) enum AnySpace {
     Vfio(Arc<VfioSpace>),
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     Model(Arc<ModelSpace>),
 }
 
@@ -30,7 +30,7 @@ macro_rules! either {
     ($all:ident, $self:ident, $one:ident => $what:expr) => {
         match $self {
             $all::Vfio($one) => $what,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             $all::Model($one) => $what,
         }
     };

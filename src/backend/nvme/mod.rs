@@ -42,14 +42,18 @@ pub(crate) mod keeper;
 pub(crate) mod kernel;
 pub(crate) mod lane;
 pub(crate) mod link;
+#[cfg(any(test, feature = "testing"))]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "only unit tests ask all of the model")
+)]
+pub(crate) mod model;
 pub(crate) mod outcome;
 pub(crate) mod pair;
 pub(crate) mod prp;
 pub(crate) mod requests;
 pub(crate) mod ring;
 pub(crate) mod slots;
-#[cfg(any(test, feature = "testing"))]
-pub(crate) mod model;
 pub(crate) mod spec;
 pub(crate) mod split;
 #[cfg(test)]

@@ -41,6 +41,7 @@ mod identify;
 mod machine;
 mod nvm;
 mod options;
+pub(crate) mod plugged;
 mod prp;
 mod queue;
 mod random;
@@ -346,6 +347,11 @@ impl Model {
         self.shared.lock().space.len()
     }
 
+    /// Bytes of them.
+    pub(crate) fn mapped_bytes(&self) -> usize {
+        self.shared.lock().space.bytes()
+    }
+
     /// Commands that were fetched and are not completed.
     pub(crate) fn in_flight(&self) -> usize {
         self.shared.lock().flights.len()
@@ -413,6 +419,8 @@ impl Bar for ModelBar {
         self.0.lock().read_register(offset)
     }
 
+    // Profiles find it by its name.
+    #[inline(never)]
     fn w32(&self, offset: usize, value: u32) {
         assert!(offset.is_multiple_of(4) && offset + 4 <= self.len());
         self.0.lock().write_register(offset, value);

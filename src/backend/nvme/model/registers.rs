@@ -446,32 +446,33 @@ impl Machine {
 
     fn ring(&mut self, offset: usize, value: u32) {
         self.counters.doorbells += 1;
+        // Nothing is put into words, and so allocated on a core, where all is well.
+        if let Err(rule) = self.rung(offset, value) {
+            self.break_rule(rule, format!("{value} in the doorbell at {offset:#x}"));
+        }
+    }
+
+    fn rung(&mut self, offset: usize, value: u32) -> Result<(), Rule> {
         let stride = 4 << self.options.dstrd;
         let place = offset - at::DOORBELLS;
         let nth = u16::try_from(place / stride).unwrap_or(u16::MAX);
         let (id, is_head) = (nth / 2, nth % 2 == 1);
-        let what = format!("{value} in the doorbell at {offset:#x}");
         if !place.is_multiple_of(stride) {
-            return self.break_rule(Rule::DoorbellUnknown, what);
+            return Err(Rule::DoorbellUnknown);
         }
         let up = self.registers.phase == Phase::Ready;
         if !up || self.registers.shutdown != Shutdown::None && !is_head {
-            return self.break_rule(Rule::DoorbellDisabled, what);
+            return Err(Rule::DoorbellDisabled);
         }
-        let rung = if is_head {
+        if is_head {
             let queue = self.completions.get_mut(&id);
-            queue.map(|queue| queue.ring(value, queue.shadow.is_some()))
+            let queue = queue.ok_or(Rule::DoorbellUnknown)?;
+            queue.ring(value, queue.shadow.is_some())
         } else {
             let queue = self.submissions.get_mut(&id);
-            queue.map(|queue| {
-                queue.asleep = false;
-                queue.ring(value, queue.shadow.is_some())
-            })
-        };
-        match rung {
-            None => self.break_rule(Rule::DoorbellUnknown, what),
-            Some(Err(rule)) => self.break_rule(rule, what),
-            Some(Ok(())) => {}
+            let queue = queue.ok_or(Rule::DoorbellUnknown)?;
+            queue.asleep = false;
+            queue.ring(value, queue.shadow.is_some())
         }
     }
 

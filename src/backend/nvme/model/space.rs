@@ -127,6 +127,11 @@ impl Space {
         self.live.len()
     }
 
+    /// Bytes of these.
+    pub(super) fn bytes(&self) -> usize {
+        self.live.iter().map(|live| live.len).sum()
+    }
+
     pub(super) fn watch(&mut self, start: NonNull<u8>, len: usize) {
         let start = start.addr().get();
         self.watched.push((start, start + len));
