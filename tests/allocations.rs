@@ -1,6 +1,6 @@
 //! The data path takes and gives back no memory of the heap once a session has been warm: not for
 //! READs, not for WRITEs with immediate data or R2T, not with digests, from the socket to the
-//! memory disk.
+//! memory disk, or to the queues of an NVMe controller (the model of one).
 //!
 //! A counting allocator looks at the data core's thread alone. That thread marks itself when it is
 //! asked for the random bytes of a CHAP challenge, the one place where a test has code of its own
@@ -16,6 +16,7 @@ mod heap;
 #[path = "common/served.rs"]
 mod served;
 
+use iiblockdaemon::backend::NvmeModel;
 use iiblockdaemon::daemon::Hooks;
 use iiblockdaemon::testing::Config;
 use iiblockdaemon::testing::tcp::TcpInitiator;
@@ -23,11 +24,16 @@ use served::{
     Served, TARGET, TIMEOUT, TOML_CHAP, TOML_MEMORY, chap, login, toml_head, toml_target, toml_unit,
 };
 
-fn configuration() -> String {
+/// Of the model's controller.
+const ADDRESS: &str = "0000:a1:00.0";
+/// 16 MiB in blocks of 512 bytes, as the memory disk has.
+const BLOCKS: u64 = 1 << 15;
+
+fn configuration(backend: &str) -> String {
     [
         &toml_head(1, 64),
         "[limits]\nnop_interval_s = 0\n",
-        &toml_unit("disk", TOML_MEMORY),
+        &toml_unit("disk", backend),
         &toml_target(TARGET, TOML_CHAP, &["disk"]),
     ]
     .concat()
@@ -50,13 +56,13 @@ fn log_in(served: &Served, digests: bool) -> TcpInitiator {
     it
 }
 
-#[test]
-fn reads_and_writes_of_a_warm_session_leave_the_heap_alone() {
+/// All of it, for a unit with this backend.
+fn assert_the_heap_is_left_alone(backend: &str) {
     let hooks = || Hooks {
         random: Some(mark_this_thread),
         ..Hooks::default()
     };
-    let served = Served::from_toml(&configuration(), hooks);
+    let served = Served::from_toml(&configuration(backend), hooks);
     for digests in [false, true] {
         let before_login = heap::counts();
         let mut it = log_in(&served, digests);
@@ -65,4 +71,14 @@ fn reads_and_writes_of_a_warm_session_leave_the_heap_alone() {
         heap::assert_left_alone(&mut it);
         it.logout().expect("an end in order");
     }
+}
+
+// One test: each counts what every core does.
+#[test]
+fn reads_and_writes_of_a_warm_session_leave_the_heap_alone() {
+    assert_the_heap_is_left_alone(TOML_MEMORY);
+    let model = NvmeModel::at(ADDRESS, BLOCKS);
+    assert_the_heap_is_left_alone(&format!(r#"{{ type = "nvme", address = "{ADDRESS}" }}"#));
+    let (read, write) = (model.commands(2), model.commands(1));
+    assert!(read > 2000 && write > 4000, "{read} reads, {write} writes");
 }

@@ -10,9 +10,9 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 const WARM_UP: u32 = 400;
-const MEASURED: u32 = 1000;
+const MEASURED: u32 = 250;
 /// Batches of them, one of which leaves the heap alone.
-const ROUNDS: u32 = 5;
+const ROUNDS: u32 = 20;
 const DEPTH: u32 = 16;
 
 static TAKEN: AtomicU64 = AtomicU64::new(0);
