@@ -44,7 +44,7 @@ LOG=$CACHE/build.log
 PACKAGES="base-files base-passwd bash dash coreutils util-linux mount kmod procps
  grep sed mawk findutils hostname libc-bin ncurses-base busybox-static iproute2
  open-iscsi sg3-utils lsscsi fio e2fsprogs libgcc-s1 libssl3 ddpt dmsetup
- multipath-tools udev"
+ multipath-tools udev nvme-cli"
 # What a daemon with feature dpdk loads: the libraries that it is linked with, and the
 # drivers of the emulated network cards.
 PACKAGES+=" librte-eal23 librte-ethdev23 librte-net-ring23 librte-mempool-ring23 librte-bus-pci23
@@ -53,7 +53,7 @@ PACKAGES+=" librte-eal23 librte-ethdev23 librte-net-ring23 librte-mempool-ring23
 MODULES="virtio_pci virtio_blk virtio_net virtio_console virtio_rng 9p 9pnet_virtio
  ext4 loop iscsi_tcp scsi_transport_iscsi sd_mod sg crc32c_generic crc32c_intel
  libcrc32c crct10dif_pclmul crc-t10dif dm-multipath dm-service-time dm-round-robin
- scsi_dh_alua vfio-pci vfio_iommu_type1 8021q"
+ scsi_dh_alua vfio-pci vfio_iommu_type1 8021q nvme"
 # Loaded in this order by the initramfs.
 BOOT_MODULES="virtio_pci virtio_blk crc32c_generic ext4"
 

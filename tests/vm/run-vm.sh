@@ -18,10 +18,13 @@
 #                     (repeatable); from inside, 10.0.2.2 is the host's 127.0.0.1
 #   --disk FILE       raw image as /dev/vdb (cache=writeback: what the machine
 #                     flushed is in FILE, whatever becomes of QEMU)
-#   --dpdk-nic MODEL  a network card for DPDK behind an emulated IOMMU: e1000e or
-#                     vmxnet3, bound to nothing, and a hub that joins it to a
+#   --iommu BITS      an emulated IOMMU with so many bits of address, in front of the
+#                     devices of --qemu; 128 huge pages
+#   --dpdk-nic MODEL  a network card for DPDK behind an emulated IOMMU (of 48 bits): e1000e
+#                     or vmxnet3, bound to nothing, and a hub that joins it to a
 #                     second card of the kernel's; 128 huge pages.  The script finds
 #                     VM_DPDK_BDF, VM_DPDK_MAC and VM_HUB_MAC in its environment
+#   --qemu WORD       a word more for QEMU's command line (repeatable)
 #   --console FILE    where the kernel console is kept
 #   --pid-file FILE   QEMU's process id, for tests that kill it
 #   --append ARGS     more kernel command line
@@ -42,8 +45,8 @@ usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2; }
 die() { echo "run-vm: $*" >&2; exit 2; }
 
 cache=${IIBD_CACHE:-${HOME:-/root}/.cache/iiblockdaemon}/vm
-limit=180 mem=768 cpus=2 share='' out='' console='' pidfile='' append='' verbose='' dpdk_nic=''
-env=() net='user,id=n0,net=10.0.2.0/24,host=10.0.2.2,ipv6=off' more=()
+limit=180 mem=768 cpus=2 share='' out='' console='' pidfile='' append='' verbose='' dpdk_nic='' iommu=''
+env=() net='user,id=n0,net=10.0.2.0/24,host=10.0.2.2,ipv6=off' more=() devices=()
 while [ $# -gt 0 ]; do
     case $1 in
     --verbose) verbose=1; shift; continue ;;
@@ -61,7 +64,9 @@ while [ $# -gt 0 ]; do
     --forward)  net+=",hostfwd=tcp:127.0.0.1:${2%%=*}-10.0.2.15:${2#*=}" ;;
     --disk)     more+=(-drive "file=$2,format=raw,if=none,id=d1,cache=writeback,discard=unmap"
                        -device virtio-blk-pci,drive=d1,addr=0x1e) ;;
+    --iommu)    iommu=$2 ;;
     --dpdk-nic) dpdk_nic=$2 ;;
+    --qemu)     devices+=("$2") ;;
     --console)  console=$2 ;;
     --pid-file) pidfile=$2 ;;
     --append)   append=$2 ;;
@@ -82,12 +87,15 @@ command -v qemu-system-x86_64 > /dev/null || die "qemu-system-x86_64 is missing 
 first=()
 if [ -n "$dpdk_nic" ]; then
     case $dpdk_nic in e1000e | vmxnet3) ;; *) die "no driver of DPDK's for $dpdk_nic in the image" ;; esac
-    first=(-device intel-iommu,intremap=on,caching-mode=on,aw-bits=48)
-    append+=" intel_iommu=on iommu=pt hugepagesz=2M hugepages=128"
+    iommu=48
     env+=(VM_DPDK_BDF=0000:00:08.0 VM_DPDK_MAC=52:54:00:77:00:08 VM_HUB_MAC=52:54:00:77:00:09)
     more+=(-netdev hubport,id=h0,hubid=0 -netdev hubport,id=h1,hubid=0
            -device "$dpdk_nic,netdev=h0,mac=52:54:00:77:00:08,romfile=,addr=8"
            -device virtio-net-pci,netdev=h1,mac=52:54:00:77:00:09,romfile=,addr=9)
+fi
+if [ -n "$iommu" ]; then
+    first=(-device "intel-iommu,intremap=on,caching-mode=on,aw-bits=$iommu")
+    append+=" intel_iommu=on iommu=pt hugepagesz=2M hugepages=128"
 fi
 
 W=$(mktemp -d "${TMPDIR:-/tmp}/iibd-vm.XXXXXX")
@@ -122,7 +130,7 @@ qemu=(qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none
     -fsdev "local,id=job,path=$W/job,security_model=none,readonly=on"
     -device virtio-9p-pci,fsdev=job,mount_tag=job,addr=0x1b
     -netdev "$net" -device virtio-net-pci,netdev=n0,mac=52:54:00:77:00:01,romfile=,addr=3
-    "${more[@]}")
+    "${more[@]}" "${devices[@]}")
 [ -z "$share" ] || qemu+=(-fsdev "local,id=host,path=$share,security_model=none,readonly=on,multidevs=remap"
     -device virtio-9p-pci,fsdev=host,mount_tag=host,addr=0x1a)
 [ -z "$out" ] || qemu+=(-fsdev "local,id=outd,path=$out,security_model=none"
