@@ -6,7 +6,7 @@
 #                      of the list hold), $family and $parts (empty: all), $flags (the tool's), and
 #                      $skips is set to how many tests skipped as listed.
 EXPECTED=${IIBD_EXPECTED:-$ROOT/tests/expected-skips.txt}
-LIMIT_S=${IIBD_TEST_CU_LIMIT_S:-120} # each suite
+LIMIT_S=${LIMIT_S:-${IIBD_TEST_CU_LIMIT_S:-120}} # each suite
 bounded 10 iscsi-test-cu -l > "$W/list" || fail "list" "iscsi-test-cu -l: exit $?"
 # run_suite VARIANT PATTERN DISK: one process of the tool; its output goes to out.VARIANT
 run_suite() {

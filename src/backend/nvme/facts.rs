@@ -248,6 +248,23 @@ pub(crate) struct Geometry {
     pub(crate) identifiers: Identifiers,
 }
 
+impl Geometry {
+    /// Blocks that a write of an initiator's may have to be done whole or not at all when power
+    /// fails; 0 where none is. Atomic writes consist of whole physical blocks, of which there are
+    /// `1 << physical_block_exponent` logical blocks in each.
+    pub(crate) fn atomic_write_blocks(&self, limits: &Limits, physical_block_exponent: u8) -> u32 {
+        let blocks = match self.atomic_boundary {
+            // Only one block is sure not to cross any.
+            Some(_) => 1,
+            None => {
+                let most = limits.transfer_bytes >> self.block_shift.min(31);
+                most.clamp(1, self.atomic_blocks.max(1))
+            }
+        };
+        blocks >> physical_block_exponent.min(31) << physical_block_exponent.min(31)
+    }
+}
+
 /// How a namespace is named.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Selector {
@@ -425,6 +442,48 @@ mod tests {
         }
         namespace.set_blocks(u64::MAX);
         assert_eq!(namespace.blocks(), u64::MAX);
+    }
+
+    #[test]
+    fn atomic_writes_are_whole_physical_blocks() {
+        let limits = Limits {
+            queue_entries: 256,
+            queue_pairs: 1,
+            transfer_bytes: 1 << 20,
+            write_zeroes_bytes: None,
+            deallocate: None,
+            write_cache: false,
+        };
+        let geometry = |block_shift, atomic_blocks, atomic_boundary| Geometry {
+            namespace: NamespaceId(1),
+            block_shift,
+            boundary_blocks: 0,
+            atomic_blocks,
+            atomic_boundary,
+            unmapped_reads_zeroes: false,
+            write_zeroes_deallocates: false,
+            deallocate_granularity: 1,
+            identifiers: Identifiers::default(),
+        };
+        let plain = |shift, blocks, exponent| {
+            geometry(shift, blocks, None).atomic_write_blocks(&limits, exponent)
+        };
+        assert_eq!(plain(9, 1, 0), 1);
+        assert_eq!(plain(9, 1, 3), 0);
+        assert_eq!(plain(9, 7, 3), 0);
+        assert_eq!(plain(9, 17, 3), 16);
+        assert_eq!(plain(12, 1, 0), 1);
+        // Never more than one command moves.
+        assert_eq!(plain(12, 1 << 16, 0), 256);
+        assert_eq!(plain(9, 0, 0), 1);
+        assert_eq!(plain(9, 8, u8::MAX), 0);
+        let boundary = Some(AtomicBoundary {
+            blocks: 8,
+            offset: 0,
+        });
+        let bounded = geometry(9, 64, boundary);
+        assert_eq!(bounded.atomic_write_blocks(&limits, 0), 1);
+        assert_eq!(bounded.atomic_write_blocks(&limits, 3), 0);
     }
 
     #[test]

@@ -122,11 +122,8 @@ impl<B: Bar, D: DmaSpace> Unit<B, D> {
         info.unmap = limits.deallocate.is_some() && !info.read_only;
         info.unmap_reads_zeroes = info.unmap && geometry.unmapped_reads_zeroes;
         info.unmap_granularity = geometry.deallocate_granularity.max(1);
-        // Where there are boundaries, only one block is sure not to cross any.
-        info.atomic_write_blocks = match geometry.atomic_boundary {
-            Some(_) => 1,
-            None => (limits.transfer_bytes / block_size).clamp(1, geometry.atomic_blocks.max(1)),
-        };
+        info.atomic_write_blocks =
+            geometry.atomic_write_blocks(limits, info.physical_block_exponent);
         info.designators = Designators {
             nguid: identifiers.nguid,
             eui64: identifiers.eui64,

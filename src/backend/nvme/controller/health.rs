@@ -23,6 +23,7 @@ const FREEZING_KELVIN: i32 = 273;
 pub(super) struct HealthState {
     last: Option<Health>,
     next: Option<Instant>,
+    forgone: bool,
     summary_at: Option<Instant>,
     /// The highest error count that was seen; those before the first look are old.
     errors_seen: Option<u64>,
@@ -38,6 +39,16 @@ enum Weight {
 impl HealthState {
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.next.is_none_or(|next| now >= next)
+    }
+
+    /// It was never looked at, and will be.
+    pub(super) fn is_new(&self) -> bool {
+        self.next.is_none() && !self.forgone
+    }
+
+    /// The controller may never be well enough to be asked: what there is will have to do.
+    pub(super) fn forgo(&mut self) {
+        self.forgone = true;
     }
 
     pub(super) fn last(&self) -> Option<Health> {

@@ -314,6 +314,8 @@ struct Life<B: Bar, D: DmaSpace> {
     pairs: Pairs<D>,
     namespaces: Namespaces,
     questions: VecDeque<Question>,
+    /// Who wants a report, until the health was looked at.
+    reports: Vec<SyncSender<Report>>,
     events: Events,
     health: HealthState,
     failures: Failures,
@@ -376,6 +378,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             pairs: Pairs::default(),
             namespaces: Namespaces::default(),
             questions: VecDeque::new(),
+            reports: Vec::new(),
             events: Events::default(),
             health: HealthState::default(),
             failures: Failures::default(),
@@ -490,6 +493,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
 
     async fn serve_once(&mut self) -> Result<(), Trouble> {
         self.answer_questions();
+        self.answer_reports();
         if self.pairs.has_work() {
             return self.work_on_pairs().await;
         }
@@ -568,12 +572,12 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             ToKeeper::Note(index, Note::Leave(pages)) => self.pairs.leaves(index, pages),
             ToKeeper::Find(wanted, answer) => self.question(Question { wanted, answer }),
             ToKeeper::Release(namespace) => self.namespaces.release(namespace),
-            ToKeeper::Report(answer) => {
-                // Where there is nothing to tell the answer goes, which says so.
-                if let Some(report) = self.report() {
-                    let _ = answer.try_send(report);
-                }
+            // Beyond the bound the answer goes unsent, which says that there is none.
+            ToKeeper::Report(answer) if self.reports.len() < QUESTIONS_MAX => {
+                self.reports.push(answer);
+                self.answer_reports();
             }
+            ToKeeper::Report(_) => {}
             ToKeeper::Close => self.closing = true,
         }
     }
@@ -596,6 +600,22 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
     fn refuse_questions(&mut self, why: &str) {
         for question in self.questions.drain(..) {
             let _ = question.answer.try_send(Err(Refusal(why.to_owned())));
+        }
+        self.health.forgo();
+        self.answer_reports();
+    }
+
+    /// Answers who wants a report, once there was time to look at the health.
+    fn answer_reports(&mut self) {
+        if self.reports.is_empty() || self.health.is_new() {
+            return;
+        }
+        let report = self.report();
+        for answer in self.reports.drain(..) {
+            // Where there is nothing to tell the answer goes, which says so.
+            if let Some(report) = &report {
+                let _ = answer.try_send(report.clone());
+            }
         }
     }
 

@@ -282,11 +282,7 @@ fn info(
     info.unmap = limits.deallocate.is_some() && !info.read_only;
     info.unmap_reads_zeroes = info.unmap && geometry.unmapped_reads_zeroes;
     info.unmap_granularity = geometry.deallocate_granularity.max(1);
-    // Where there are boundaries, only one block is sure not to cross any.
-    info.atomic_write_blocks = match geometry.atomic_boundary {
-        Some(_) => 1,
-        None => (limits.transfer_bytes / spec.block_size).clamp(1, geometry.atomic_blocks.max(1)),
-    };
+    info.atomic_write_blocks = geometry.atomic_write_blocks(limits, info.physical_block_exponent);
     let identifiers = &geometry.identifiers;
     info.designators = Designators {
         nguid: identifiers.nguid,
@@ -407,7 +403,8 @@ mod tests {
         let info = info(&spec(), &identity.geometry(), &limits, 1000).unwrap();
         assert_eq!(info.blocks, 1000);
         assert!(info.unmap && info.unmap_reads_zeroes && info.write_cache);
-        assert_eq!(info.atomic_write_blocks, 1);
+        // One block of 512 bytes, where a physical one has 4096.
+        assert_eq!(info.atomic_write_blocks, 0);
         assert_eq!(info.designators.nguid, Some([7; 16]));
     }
 

@@ -25,6 +25,21 @@ fn health_is_read_at_once_and_every_minute() {
 }
 
 #[test]
+fn a_report_waits_for_the_first_look_at_the_health() {
+    let mut bed = Bed::ready(ModelOptions::default());
+    assert!(bed.report().unwrap().health.is_some());
+    bed.close();
+    // Where it cannot be read, there is a report without.
+    let mut bed = Bed::ready(ModelOptions::default());
+    bed.model.faults(|plan| {
+        let log = Match::admin(admin::LOG_PAGE);
+        plan.always(log, Action::Status(Status::INVALID_FIELD));
+    });
+    assert_eq!(bed.report().unwrap().health, None);
+    bed.close();
+}
+
+#[test]
 fn a_warning_is_heard_and_media_that_are_read_only_protect_their_units() {
     let mut bed = Bed::ready(ModelOptions::default());
     let namespace = bed.find(Selector::Only).unwrap();
