@@ -7,7 +7,6 @@
 #                      $skips is set to how many tests skipped as listed.
 EXPECTED=${IIBD_EXPECTED:-$ROOT/tests/expected-skips.txt}
 LIMIT_S=${LIMIT_S:-${IIBD_TEST_CU_LIMIT_S:-120}} # each suite
-bounded 10 iscsi-test-cu -l > "$W/list" || fail "list" "iscsi-test-cu -l: exit $?"
 # run_suite VARIANT PATTERN DISK: one process of the tool; its output goes to out.VARIANT
 run_suite() {
     local rc=0 urls limit=$LIMIT_S
@@ -26,6 +25,7 @@ run_suite() {
 }
 test_cu() {
     local variant=$1 start=$EPOCHSECONDS took suite verdict name why
+    bounded 10 iscsi-test-cu -l > "$W/list" || fail "list" "iscsi-test-cu -l: exit $?"
     # The lines of the list that hold for this variant; they keep their numbers.
     awk -v kinds=" $kinds " '$1 !~ /^#/ && NF { k = "whole"; if ($1 ~ /@/) { k = $1; sub(/.*@/, "", k); sub(/@[^ ]*/, "") }
             if (!index(kinds, " " k " ")) $0 = "" } { print }' "$EXPECTED" > "$W/expected"

@@ -2,6 +2,7 @@
 # guest.sh: sourced by the judges that run a script of guest/ which may ask for
 # something outside (see guest/paths).
 VM=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+vm=''
 # guest_answer WHAT: what a guest may ask for
 guest_answer() {
     case $1 in
@@ -12,8 +13,9 @@ guest_answer() {
 # guest_machine NAME LIMIT_S WORD...: boots a machine by run-vm.sh with these words (options,
 # script, arguments), counts what it prints, and answers what it asks for.  Sets $guest_status.
 guest_machine() {
-    local name=$1 limit=$2 line vm bad=0
+    local name=$1 limit=$2 line bad=0
     shift 2
+    JUDGE_LATER='[ -z "$vm" ] || kill "$vm" 2>/dev/null'
     mkdir -p "$ROOT/target/vm" "$W/guest" "$W/answers"
     cp "$VM/guest/paths" "$W/guest/"
     rm -f "$W/lines"
@@ -31,6 +33,7 @@ guest_machine() {
         esac
     done < "$W/lines"
     guest_status=0; wait $vm || guest_status=$?
+    vm=''
     # Each failed step was counted above; what is left is a script that did not come to its
     # end, where it says how many failed, or a machine that did not.
     if [ $guest_status -ge 124 ]; then fail "machine" "exit $guest_status (124: time limit, 125: ended early)" "$W/err"

@@ -47,7 +47,7 @@ use self::namespaces::Namespaces;
 use self::pairs::Pairs;
 use super::bar::{Bar, Presence, status};
 use super::dma::{DmaSpace, MapError, Shadow};
-use super::facts::{Counters, Facts, Limits, Namespace, Selector, Settings, State};
+use super::facts::{Counters, Facts, Limits, Namespace, Report, Selector, Settings, State};
 use super::link::{Breach, Generation, Note, Refusal, ToKeeper};
 use super::spec::command;
 use super::spec::entry::{CommandId, CompletionEntry, QueueId, SubmissionEntry};
