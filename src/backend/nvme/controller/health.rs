@@ -23,7 +23,8 @@ const FREEZING_KELVIN: i32 = 273;
 pub(super) struct HealthState {
     last: Option<Health>,
     next: Option<Instant>,
-    forgone: bool,
+    /// The first look has ended, or is not waited for.
+    looked: bool,
     summary_at: Option<Instant>,
     /// The highest error count that was seen; those before the first look are old.
     errors_seen: Option<u64>,
@@ -41,14 +42,14 @@ impl HealthState {
         self.next.is_none_or(|next| now >= next)
     }
 
-    /// It was never looked at, and will be.
+    /// The first look has yet to end.
     pub(super) fn is_new(&self) -> bool {
-        self.next.is_none() && !self.forgone
+        !self.looked
     }
 
     /// The controller may never be well enough to be asked: what there is will have to do.
     pub(super) fn forgo(&mut self) {
-        self.forgone = true;
+        self.looked = true;
     }
 
     pub(super) fn last(&self) -> Option<Health> {
@@ -136,6 +137,17 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
     pub(super) async fn read_health(&mut self) -> Result<(), Trouble> {
         let now = self.now();
         self.health.next = now.checked_add(self.settings.health_interval);
+        let read = self.look_at_health(now).await;
+        if read.is_ok() {
+            self.health.looked = true;
+        } else if self.health.is_new() {
+            // As soon as the controller works again.
+            self.health.next = None;
+        }
+        read
+    }
+
+    async fn look_at_health(&mut self, now: Instant) -> Result<(), Trouble> {
         let bytes = u32::try_from(HEALTH_BYTES).expect("512");
         if !self.read_page(log::HEALTH, bytes).await? {
             return Ok(());
