@@ -26,11 +26,11 @@ fn health_is_read_at_once_and_every_minute() {
 
 #[test]
 fn a_report_waits_for_the_first_look_at_the_health() {
-    let mut bed = Bed::ready(ModelOptions::default());
+    let mut bed = Bed::new(ModelOptions::default());
     assert!(bed.report().unwrap().health.is_some());
     bed.close();
     // Where it cannot be read, there is a report without.
-    let mut bed = Bed::ready(ModelOptions::default());
+    let mut bed = Bed::new(ModelOptions::default());
     bed.model.faults(|plan| {
         let log = Match::admin(admin::LOG_PAGE);
         plan.always(log, Action::Status(Status::INVALID_FIELD));
