@@ -151,13 +151,14 @@ impl DataIn {
             sent,
             data_sn,
             reading,
+            reading_bytes,
             piece,
             outcome,
         } = self;
         assert!(piece.is_none(), "given back");
         (*lba, *blocks, *presented) = (0, 0, 0);
         (*limit, *sent, *data_sn) = (0, 0, 0);
-        *reading = false;
+        (*reading, *reading_bytes) = (false, 0);
         *outcome = None;
     }
 }
