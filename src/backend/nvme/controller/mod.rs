@@ -23,6 +23,7 @@ mod health;
 mod init;
 mod namespaces;
 mod pairs;
+mod questions;
 mod recover;
 mod shutdown;
 #[cfg(test)]
@@ -45,10 +46,11 @@ use self::failures::Failures;
 use self::health::HealthState;
 use self::namespaces::Namespaces;
 use self::pairs::Pairs;
+use self::questions::Question;
 use super::bar::{Bar, Presence, status};
 use super::dma::{DmaSpace, MapError, Shadow};
-use super::facts::{Counters, Facts, Limits, Namespace, Report, Selector, Settings, State};
-use super::link::{Breach, Generation, Note, Refusal, ToKeeper};
+use super::facts::{Counters, Facts, Limits, Report, Settings, State};
+use super::link::{Breach, Generation, Note, ToKeeper};
 use super::spec::command;
 use super::spec::entry::{CommandId, CompletionEntry, QueueId, SubmissionEntry};
 use super::spec::identify::{ControllerData, ControllerType};
@@ -69,8 +71,6 @@ const COMMAND_LOOK: Duration = Duration::from_micros(100);
 const COMMAND_LONG: Duration = Duration::from_millis(10);
 /// Notes that are taken in one turn.
 const NOTES_PER_TURN: usize = 256;
-/// Questions that wait for the controller to be ready.
-const QUESTIONS_MAX: usize = 64;
 /// Late commands that wait for their Abort to be sent.
 const LATE_MAX: usize = 64;
 /// Aborts outstanding, whatever the controller could take.
@@ -278,13 +278,6 @@ impl<B: Bar, D: DmaSpace> Controller<B, D> {
     pub(crate) fn ended(&self) -> Option<&Result<(), ControllerError>> {
         self.ended.as_ref()
     }
-}
-
-/// Someone waits for a namespace.
-#[derive(Debug)]
-struct Question {
-    wanted: Selector,
-    answer: SyncSender<Result<Arc<Namespace>, Refusal>>,
 }
 
 /// What the controller said of itself while it was initialised.
@@ -579,53 +572,6 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             }
             ToKeeper::Report(_) => {}
             ToKeeper::Close => self.closing = true,
-        }
-    }
-
-    fn question(&mut self, question: Question) {
-        let refused = match self.facts.state() {
-            State::Failed => Some("the controller has failed; see this log for its error"),
-            State::Gone => Some("the controller was taken away"),
-            State::Closed => Some("the controller was closed"),
-            _ if self.questions.len() >= QUESTIONS_MAX => Some("too many units are asked for"),
-            State::Starting | State::Ready | State::Recovering => None,
-        };
-        match refused {
-            // A receiver that has gone wants no answer, here and below.
-            Some(why) => drop(question.answer.try_send(Err(Refusal(why.to_owned())))),
-            None => self.questions.push_back(question),
-        }
-    }
-
-    fn refuse_questions(&mut self, why: &str) {
-        for question in self.questions.drain(..) {
-            let _ = question.answer.try_send(Err(Refusal(why.to_owned())));
-        }
-        self.health.forgo();
-        self.answer_reports();
-    }
-
-    /// Answers who wants a report, once there was time to look at the health.
-    fn answer_reports(&mut self) {
-        if self.reports.is_empty() || self.health.is_new() {
-            return;
-        }
-        let report = self.report();
-        for answer in self.reports.drain(..) {
-            // Where there is nothing to tell the answer goes, which says so.
-            if let Some(report) = &report {
-                let _ = answer.try_send(report.clone());
-            }
-        }
-    }
-
-    fn answer_questions(&mut self) {
-        while let Some(question) = self.questions.pop_front() {
-            let found = match &self.identity {
-                Some(identity) => self.namespaces.serve(question.wanted, identity),
-                None => Err(Refusal("the controller was never ready".to_owned())),
-            };
-            let _ = question.answer.try_send(found);
         }
     }
 
