@@ -46,7 +46,7 @@ use self::failures::Failures;
 use self::health::HealthState;
 use self::namespaces::Namespaces;
 use self::pairs::Pairs;
-use self::questions::Question;
+use self::questions::{QUESTIONS_MAX, Question};
 use super::bar::{Bar, Presence, status};
 use super::dma::{DmaSpace, MapError, Shadow};
 use super::facts::{Counters, Facts, Limits, Report, Settings, State};

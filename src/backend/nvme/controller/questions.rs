@@ -10,7 +10,7 @@ use super::super::link::Refusal;
 use super::Life;
 
 /// Questions that wait for the controller to be ready.
-const QUESTIONS_MAX: usize = 64;
+pub(super) const QUESTIONS_MAX: usize = 64;
 
 /// Someone waits for a namespace.
 #[derive(Debug)]
