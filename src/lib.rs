@@ -29,6 +29,7 @@ pub mod daemon;
 pub mod iscsi;
 pub mod log;
 pub mod mem;
+pub mod metrics;
 pub mod net;
 pub mod pdu;
 pub mod port;

@@ -28,6 +28,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     // Everything around the data path.
     ("state", &["config::LogicalUnit", "scsi::*"]),
     ("log", &[]),
+    ("metrics", &[]),
     // What a stack is told of its networks is what the file says of them.
     (
         "config",
