@@ -21,6 +21,7 @@
 //! submit are results. `docs/ARCHITECTURE.md` has the reasons; `tests/tidy.rs` holds who may use
 //! whom.
 
+pub mod api;
 pub mod backend;
 pub mod cli;
 pub mod config;

@@ -29,6 +29,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("state", &["config::LogicalUnit", "scsi::*"]),
     ("log", &[]),
     ("metrics", &[]),
+    ("api", &["metrics::*"]),
     // What a stack is told of its networks is what the file says of them.
     (
         "config",
