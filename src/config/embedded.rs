@@ -48,6 +48,7 @@ impl Config {
             dpdk: None,
             ports: Vec::new(),
             nvme: Nvme::default(),
+            metrics: None,
             discovery_auth: Auth::None,
             portal_groups: vec![PortalGroup {
                 tag: 1,

@@ -1,7 +1,8 @@
 //! From the text of a configuration file to a [`Config`], or to a report of everything wrong in it.
 //!
 //! This file reads the tables that stand once (`[daemon]`, `[cores]`, `[memory]`, `[limits]`,
-//! `[discovery]`); `ports`, `units` and `targets` read the others and resolve what refers to what.
+//! `[discovery]`); `metrics`, `nvme`, `ports`, `units` and `targets` read the others and resolve
+//! what refers to what.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,7 +18,7 @@ use super::model::{
 };
 use super::reader::{Findings, Section};
 use super::report::{Finding, Report};
-use super::{nvme, ports, targets, units};
+use super::{metrics, nvme, ports, targets, units};
 use crate::state;
 
 /// The largest configuration file that is read.
@@ -153,6 +154,7 @@ fn read(mut root: Section<'_>, around: &Surroundings) -> Option<Config> {
     let memory = read_memory(root.table("memory", "[memory]"));
     let limits = read_limits(root.table("limits", "[limits]"));
     let nvme = nvme::read_nvme(root.table("nvme", "[nvme]"));
+    let metrics = metrics::read_metrics(root.table("metrics", "[metrics]"));
     let discovery_auth = match root.table("discovery", "[discovery]") {
         Some(mut discovery) => {
             let auth = discovery.table("auth", "[discovery.auth]");
@@ -168,6 +170,7 @@ fn read(mut root: Section<'_>, around: &Surroundings) -> Option<Config> {
     let ports = ports::read_ports(&mut root, &cores.list);
     let groups = units::read_portal_groups(&mut root, &ports.own);
     ports::report_unused(&root, &ports, &groups);
+    metrics::report_shared(&root, metrics.as_ref(), &groups);
     let units = units::read_logical_units(&mut root, state_dir);
     let targets = targets::read_targets(&mut root, &groups, &units, &around.dir);
     root.finish();
@@ -178,6 +181,7 @@ fn read(mut root: Section<'_>, around: &Surroundings) -> Option<Config> {
         limits,
         dpdk: ports.dpdk,
         nvme,
+        metrics: metrics.map(|(metrics, _)| metrics),
         ports: ports.ports.into_iter().map(|port| port.value).collect(),
         discovery_auth: discovery_auth?,
         portal_groups: groups.into_iter().map(|group| group.value).collect(),

@@ -11,6 +11,7 @@
 mod auth;
 mod embedded;
 mod file;
+mod metrics;
 mod model;
 mod names;
 mod networks;

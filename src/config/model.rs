@@ -10,6 +10,7 @@
 //! - sizes are whole numbers of logical blocks, names are valid iSCSI names (RFC 7143 §4.2.7);
 //! - secrets were read from their files and are not empty.
 
+mod metrics;
 mod nvme;
 mod ports;
 
@@ -23,6 +24,7 @@ use super::secret::Secret;
 use crate::iscsi::auth::ChapAlgorithm;
 use crate::iscsi::names::{IscsiName, NamePattern};
 
+pub use metrics::*;
 pub use nvme::*;
 pub use ports::*;
 
@@ -38,6 +40,8 @@ pub struct Config {
     /// Those that the daemon drives itself; often none.
     pub ports: Vec<Port>,
     pub nvme: Nvme,
+    /// Where metrics can be read; nowhere by default.
+    pub metrics: Option<Metrics>,
     /// Authentication of discovery sessions.
     pub discovery_auth: Auth,
     /// At least one, each with at least one portal.

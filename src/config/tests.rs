@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::*;
 use crate::iscsi::auth::ChapAlgorithm;
 
+mod metrics;
 mod nvme;
 mod space;
 

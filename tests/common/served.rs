@@ -138,6 +138,7 @@ pub(crate) fn config() -> Config {
         },
         dpdk: None,
         nvme: iiblockdaemon::config::Nvme::default(),
+        metrics: None,
         ports: Vec::new(),
         discovery_auth: Auth::None,
         portal_groups: vec![PortalGroup {
