@@ -11,9 +11,11 @@
 //! puts what cores tell into words, says when a core stands still, and feeds systemd's watchdog
 //! while none does. It never waits for a core.
 
+mod board;
 mod build;
 mod cores;
 mod hooks;
+mod measures;
 mod narrator;
 mod portals;
 mod ports;
@@ -35,6 +37,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{error, info, warn};
 
+use crate::api::Api;
 use crate::backend::{Backing, UnitIndex};
 use crate::config::{Config, Placement};
 use crate::control::directory::Directory;
@@ -44,10 +47,12 @@ use crate::reactor::clock;
 use crate::reactor::message::{ToControl, ToCore};
 use crate::scsi::NonVolatile;
 use crate::state::StateDir;
+use board::Board;
 use cores::CoreHandle;
 pub use hooks::Hooks;
 #[cfg(any(test, feature = "testing"))]
 pub use hooks::Wrap;
+use measures::Measures;
 use narrator::Narrator;
 use ports::Devices;
 pub use signals::Signals;
@@ -151,6 +156,10 @@ pub struct Daemon {
     unit_uuids: Vec<[u8; 16]>,
     state: StateDir,
     surveyor: Surveyor,
+    /// For those who watch.
+    board: Arc<Board>,
+    /// Where they ask.
+    api: Option<Api>,
     /// What ports need as long as any core has one.
     devices: Devices,
 }
@@ -189,6 +198,7 @@ impl Daemon {
         let units = build::units(config, &state, hooks)?;
         let (ports, devices) = ports::open(config, hooks)?;
         let portals = portals::bind(config)?;
+        let endpoint = measures::listen(config)?;
         let nodes = build::nodes(config, &portals.addresses)?;
         let (inbox, own) = inbox().map_err(|error| StartError::new(error.to_string()))?;
         let uuid = |unit: &crate::scsi::LogicalUnit| *unit.identity().uuid();
@@ -203,8 +213,14 @@ impl Daemon {
         let mut cores = cores::start(config, served, &own, hooks)?;
         let names = config.logical_units.iter().map(|unit| unit.name.clone());
         let senders = cores.iter().map(|core| core.outbox.sender()).collect();
-        let surveyor = Surveyor::start(config, &units, senders);
+        let board = Board::new(cores.len(), units.replicas.len(), clock::now());
+        let board = Arc::new(board);
+        let surveyor = Surveyor::start(config, &units, senders, &board);
         let surveyor = surveyor.inspect_err(|_| cores::end(&mut cores))?;
+        let hearts = cores.iter().map(|core| Arc::clone(&core.heartbeat));
+        let measures = Measures::new(config, &units, &board, hearts.collect());
+        let api = endpoint.map(|at| measures::start(at, measures, cores::data_cpus(config)));
+        let api = api.transpose().inspect_err(|_| cores::end(&mut cores))?;
         let interval = sd_notify::watchdog_enabled().map(|interval| interval / 2);
         Ok(Self {
             listeners: portals.listeners,
@@ -218,6 +234,8 @@ impl Daemon {
             admissions: 0,
             narrator: Narrator::new(names.collect(), clock::now()),
             surveyor,
+            board,
+            api,
             shutdown_timeout: config.daemon.shutdown_timeout,
             deadline: None,
             phase: Phase::Serving,
@@ -234,6 +252,11 @@ impl Daemon {
     /// Where it listens.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.addresses.iter().map(|(address, _)| *address).collect()
+    }
+
+    /// Where its metrics are, if they are anywhere.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.api.as_ref().map(Api::address)
     }
 
     /// Where its configuration comes from: read again when it is told to look again.
@@ -409,7 +432,10 @@ impl Daemon {
                     *connections = connections.saturating_sub(1);
                     self.cores[to].connections += 1;
                 }
-                ToControl::Tell(event) => self.narrator.tell(*event, now),
+                ToControl::Tell(event) => {
+                    self.board.tell(&event);
+                    self.narrator.tell(*event, now);
+                }
                 ToControl::Save { unit, core, state } => self.save(unit, core, &state),
                 ToControl::Stopped { core } => self.cores[core].stopped = true,
                 ToControl::LookAgain => self.surveyor.look_again(),
@@ -475,6 +501,7 @@ impl Daemon {
                     self.tell_use(now);
                     self.devices.close();
                     self.surveyor.end();
+                    self.api = None;
                     Backing::finish_all();
                     self.narrator.finish();
                     info!("stopped");
@@ -511,7 +538,11 @@ impl Daemon {
             if let Some(word) = self.watchdog.look(at, turns, asleep, now) {
                 word.log();
             }
+            let sessions = self.directory.per_core()[at];
+            let stands = self.watchdog.stands(at);
+            self.board.core(at, core.connections, sessions, stands);
         }
+        self.board.turn(now, self.phase == Phase::Serving);
         if self.watchdog.feeds(now) {
             notify(&[sd_notify::NotifyState::Watchdog]);
         }

@@ -105,6 +105,7 @@ const CONTROL_SIDE_LOCKS: &[&str] = &[
     "src/backend/nvme/keeper.rs",
     "src/backend/nvme/model/mod.rs",
     "src/backend/nvme/vfio/space.rs",
+    "src/backend/nvme/vitals.rs",
     "src/port/dpdk/device.rs",
     "src/port/dpdk/registered.rs",
 ];

@@ -199,6 +199,13 @@ fn start_core(plan: Plan) -> Result<std::thread::JoinHandle<()>, StartError> {
     }
 }
 
+/// CPUs that data cores are pinned to.
+pub(super) fn data_cpus(config: &Config) -> Vec<usize> {
+    // What cannot be had has ended the start before this.
+    let cpus = cpus(config).unwrap_or_default();
+    cpus.into_iter().flatten().collect()
+}
+
 /// Which CPU each core is pinned to, if any.
 fn cpus(config: &Config) -> Result<Vec<Option<usize>>, StartError> {
     let available = affinity::available();

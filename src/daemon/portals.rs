@@ -54,7 +54,8 @@ pub(super) fn bind(config: &Config) -> Result<Portals, StartError> {
     })
 }
 
-fn bind_remedy(error: &std::io::Error, address: SocketAddr) -> String {
+/// What helps where an address cannot be listened on.
+pub(super) fn bind_remedy(error: &std::io::Error, address: SocketAddr) -> String {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => {
             format!(

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 use super::StartError;
+use super::board::Board;
 use super::build::{self, Units};
 use crate::backend::{Backing, Readiness, Size, UnitIndex, Usage};
 use crate::config::Config;
@@ -75,6 +76,7 @@ impl Surveyor {
         config: &Config,
         units: &Units,
         cores: Vec<Sender<ToCore>>,
+        board: &Arc<Board>,
     ) -> Result<Self, StartError> {
         let (orders, to_do) = sync_channel(ORDERS_MAX);
         let (end, ended) = sync_channel(1);
@@ -96,6 +98,7 @@ impl Surveyor {
                     failed: false,
                     shrunk: None,
                     ready: ReadyState::Ready,
+                    board: Arc::clone(board),
                 })
             });
         let mut rounds = Rounds {
@@ -161,6 +164,8 @@ struct Watched {
     shrunk: Option<u64>,
     /// Whether the device can be used, as the home core knows it.
     ready: ReadyState,
+    /// For those who watch.
+    board: Arc<Board>,
 }
 
 /// The thread's own.
@@ -334,6 +339,8 @@ impl Watched {
             }
         };
         self.failed = false;
+        let available = self.policy.available(usage);
+        self.board.measured(self.unit, Usage { available, ..usage });
         let level = self.policy.level(self.level, usage);
         if level.hard != self.level.hard {
             // Before anyone is told: what is refused late has taken space.

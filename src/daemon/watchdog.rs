@@ -103,6 +103,11 @@ impl Watchdog {
         Some(Word::Stands { core, since: still })
     }
 
+    /// Whether a core stood still when it was looked at.
+    pub(super) fn stands(&self, core: usize) -> bool {
+        self.cores[core].stands
+    }
+
     /// systemd is to be told that all is well.
     pub(super) fn feeds(&mut self, now: Instant) -> bool {
         let Some(interval) = self.interval else {

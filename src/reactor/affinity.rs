@@ -37,6 +37,20 @@ pub fn pin(cpu: usize) -> Result<(), String> {
     }
 }
 
+/// Keeps the calling thread off these CPUs, where that leaves it any.
+pub fn keep_off(cpus: &[usize]) {
+    let Ok(mut set) = rustix::thread::sched_getaffinity(None) else {
+        return;
+    };
+    for cpu in cpus.iter().filter(|cpu| **cpu <= CPU_MAX) {
+        set.unset(*cpu);
+    }
+    if set.count() > 0 {
+        // It is a kindness to the data cores, and no more.
+        let _ = rustix::thread::sched_setaffinity(None, &set);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,5 +66,26 @@ mod tests {
         std::thread::spawn(|| pin(5000).unwrap_err())
             .join()
             .unwrap();
+    }
+
+    #[test]
+    fn a_thread_keeps_off_where_there_is_another_cpu() {
+        let cpus = available();
+        let (first, others) = (cpus[0], cpus[1..].to_vec());
+        let off = move |kept_off: Vec<usize>| {
+            let thread = std::thread::spawn(move || {
+                keep_off(&kept_off);
+                available()
+            });
+            thread.join().unwrap()
+        };
+        let left = if others.is_empty() {
+            cpus.clone()
+        } else {
+            others
+        };
+        assert_eq!(off(vec![first, 5000]), left);
+        // Nowhere is no place.
+        assert_eq!(off(cpus.clone()), cpus);
     }
 }

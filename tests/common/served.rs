@@ -48,6 +48,8 @@ const ROUND_TRIPS_MAX: usize = 100_000;
 /// one that was started from a [`Config`].
 pub(crate) struct Served {
     pub(crate) addresses: Vec<SocketAddr>,
+    /// Where its metrics are, if they are anywhere.
+    pub(crate) metrics: Option<SocketAddr>,
     /// Of each unit, in the order of the configuration.
     pub(crate) faults: Vec<Arc<Faults>>,
     pub(crate) guards: Arc<Guards>,
@@ -381,14 +383,16 @@ impl Served {
             if let Some(file) = file {
                 daemon.follow(file);
             }
-            tell.send((daemon.addresses(), daemon.stopper())).unwrap();
+            let addresses = (daemon.addresses(), daemon.metrics_address());
+            tell.send((addresses, daemon.stopper())).unwrap();
             daemon.serve(None)
         });
-        let Ok((addresses, stopper)) = told.recv() else {
+        let Ok(((addresses, metrics), stopper)) = told.recv() else {
             panic!("{}", thread.join().unwrap().unwrap_err());
         };
         Self {
             addresses,
+            metrics,
             faults: switches.faults,
             guards: switches.guards,
             place: switches.place,

@@ -12,6 +12,7 @@ use super::spec::entry::NamespaceId;
 use super::spec::identify::{ControllerData, Identifiers};
 use super::spec::log::Health;
 use super::spec::status::Status;
+use super::vitals::Vitals;
 
 /// Entries of an I/O queue at most, whatever the controller could do: memory per core is
 /// [`QUEUE_ENTRIES_MAX`] × (64 + 16 + 4096) bytes.
@@ -158,6 +159,8 @@ pub(crate) struct Facts {
     /// The last command that failed: its status above [`LBA_BITS`] bits of its LBA.
     last_failure: AtomicU64,
     pub(crate) counters: Counters,
+    /// The control side's alone.
+    pub(crate) vitals: Vitals,
 }
 
 impl Default for Facts {
@@ -168,6 +171,7 @@ impl Default for Facts {
             oldest: AtomicU32::new(0),
             last_failure: AtomicU64::new(0),
             counters: Counters::default(),
+            vitals: Vitals::default(),
         }
     }
 }

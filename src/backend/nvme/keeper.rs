@@ -112,6 +112,7 @@ fn keep<B: Bar, D: DmaSpace>(mut controller: Controller<B, D>, begin: &Began) {
 struct Kept {
     address: String,
     handle: Weak<Handle<AnyBar, AnySpace>>,
+    facts: Arc<Facts>,
     thread: JoinHandle<()>,
 }
 
@@ -148,12 +149,21 @@ pub(crate) fn open_at(
     let kept = Kept {
         address: address.to_owned(),
         handle: Arc::downgrade(&handle),
+        facts: Arc::clone(&handle.facts),
         thread,
     };
     KEPT.lock()
         .unwrap_or_else(PoisonError::into_inner)
         .push(kept);
     Ok(handle)
+}
+
+/// The controllers that are used, by address, and what is known of them. Never waits for a keeper.
+pub(crate) fn kept() -> Vec<(String, Arc<Facts>)> {
+    let kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    let used = kept.iter().filter(|one| one.handle.strong_count() > 0);
+    used.map(|one| (one.address.clone(), Arc::clone(&one.facts)))
+        .collect()
 }
 
 /// Waits until all controllers without units are shut down: the daemon's last act. Each is bounded

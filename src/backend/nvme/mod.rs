@@ -15,7 +15,8 @@
 //!
 //! - [`spec`]: the standard's words, pure.
 //! - [`bar`], [`dma`]: what a controller is reached through, and memory that it reaches.
-//! - [`facts`], [`link`]: what keeper and cores know together and say to each other.
+//! - [`facts`], [`link`]: what keeper and cores know together and say to each other; [`vitals`]:
+//!   what the keeper read last, for whoever asks.
 //! - [`controller`], [`keeper`]: the control side of a controller, and its thread.
 //! - [`unit`], [`any`]: what a logical unit has of it, and what it is reached through.
 //! - [`vfio`]: registers and memory of controllers that the kernel gives to this process.
@@ -61,3 +62,4 @@ mod tests;
 pub(crate) mod translate;
 pub(crate) mod unit;
 pub(crate) mod vfio;
+pub(crate) mod vitals;

@@ -178,6 +178,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         }
         self.summarise(&health, now);
         self.health.last = Some(health);
+        self.facts.vitals.examined(health, now);
         let read_only = health.warnings.read_only();
         if read_only != self.namespaces.read_only {
             self.namespaces.read_only = read_only;

@@ -119,6 +119,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             ..before.limits
         });
         self.events.begin(&identity.data);
+        self.facts.vitals.identified(&identity.data);
         self.identity = Some(Identity { limits, ..identity });
         self.scan().await
     }

@@ -50,6 +50,8 @@ pub(crate) struct Health {
     /// In units of 512,000 bytes.
     pub(crate) units_read: u128,
     pub(crate) units_written: u128,
+    /// That it was busy with commands.
+    pub(crate) busy_minutes: u128,
     pub(crate) power_cycles: u128,
     pub(crate) power_on_hours: u128,
     pub(crate) unsafe_shutdowns: u128,
@@ -72,6 +74,7 @@ impl Health {
             used: page.byte(5),
             units_read: page.u128(32),
             units_written: page.u128(48),
+            busy_minutes: page.u128(96),
             power_cycles: page.u128(112),
             power_on_hours: page.u128(128),
             unsafe_shutdowns: page.u128(144),
