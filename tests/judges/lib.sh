@@ -175,6 +175,7 @@ subject_config_daemon() {
         echo "[cores]"
         echo "count = ${CORES:-1}"
         [ -z "${LOGIN_TIMEOUT_S:-}" ] || printf '[limits]\nlogin_timeout_s = %s\n' "$LOGIN_TIMEOUT_S"
+        [ -z "${METRICS:-}" ] || printf '[metrics]\nlisten = "%s"\n' "$METRICS"
         echo "[[portal_group]]"
         echo "tag = 1"
         echo "portals = [\"$HOST:$PORT\"${HOST_BESIDE:+, \"$HOST_BESIDE:$PORT\"}]"
