@@ -70,7 +70,7 @@ type Row = (Status, IoError, Again);
 
 /// Statuses of I/O commands, in the standard's order. What says that our command was malformed is
 /// [`IoError::Hardware`]: an initiator cannot have caused it.
-const TABLE: [Row; 43] = [
+const TABLE: [Row; 44] = [
     (Status::INVALID_OPCODE, IoError::Unsupported, Again::No),
     (Status::INVALID_FIELD, IoError::Hardware, Again::No),
     (Status::ID_CONFLICT, IoError::Hardware, Again::No),
@@ -123,6 +123,8 @@ const TABLE: [Row; 43] = [
     (Status::PATH_PERSISTENT_LOSS, IoError::NotReady, Again::No),
     (Status::PATH_INACCESSIBLE, IoError::NotReady, Again::No),
     (Status::PATH_TRANSITION, IoError::Recovering, Again::Here),
+    // The kernel's, of a controller that it is resetting.
+    (Status::PATH_HOST, IoError::Recovering, Again::Here),
     (Status::PATH_ABORTED, IoError::Aborted, Again::No),
 ];
 
@@ -212,6 +214,7 @@ mod tests {
             Status::NAMESPACE_NOT_READY,
             Status::PATH_INTERNAL,
             Status::PATH_TRANSITION,
+            Status::PATH_HOST,
         ];
         assert_eq!(rows, wanted.map(Status::field));
     }

@@ -90,6 +90,37 @@ impl KernelObject {
         Ok((object, info))
     }
 
+    /// A namespace of 1 Mi blocks with a write cache, whose commands go to the null device.
+    #[cfg(test)]
+    pub(super) fn of_null() -> Self {
+        let null = || open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+        let file = null().expect("every system has one");
+        let mut controller: Page = [0; PAGE_BYTES];
+        controller[525] = 1;
+        let mut data: Page = [0; PAGE_BYTES];
+        data[130] = 9;
+        let namespace = NamespaceData::parse(&data);
+        let identity = Identity {
+            id: NamespaceId(1),
+            controller: ControllerData::parse(&controller),
+            identifiers: Identifiers::default(),
+            namespace,
+        };
+        let queue = QueueLimits {
+            bytes: u64::MAX,
+            segments: u64::MAX,
+        };
+        Self {
+            file,
+            geometry: identity.geometry(),
+            limits: identity.limits(queue),
+            write_through: false,
+            blocks: AtomicU64::new(1 << 20),
+            disk: "null".to_owned(),
+            _claim: null().expect("it was opened just now"),
+        }
+    }
+
     pub(super) fn file(&self) -> &OwnedFd {
         &self.file
     }

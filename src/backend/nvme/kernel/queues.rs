@@ -1,7 +1,8 @@
 //! [`Queues`]: the kernel's namespaces of one core, on one ring.
 //!
 //! A slot is a command under way: its vectors and its ranges stay where they are until it has
-//! ended, and its request keeps the buffer. The ring never goes before they have all ended.
+//! ended, and its request keeps the buffer. The ring never goes before they have all ended. While
+//! the kernel resets a controller nothing of its namespaces ends, so that none gets all slots.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,26 +20,31 @@ use io_uring::{IoUring, opcode};
 use super::super::super::request::{Completion, IoError, Manner, Operation, Token};
 use super::super::super::spec::OpenError;
 use super::super::super::wake::Wake;
+use super::super::facts::TRANSFER_BYTES_MAX;
 use super::super::outcome::{self, Outcome, RETRIES_MAX};
 use super::super::requests::Requests;
 use super::super::slots::Part;
-use super::super::spec::command::{RANGE_BYTES, range};
+use super::super::spec::command::{RANGE_BYTES, RANGES_MAX, range};
 use super::super::spec::status::Status;
 use super::super::translate::{self, Begun, Data, Service};
 use super::KernelObject;
 use super::command::{COMMAND_BYTES, URING_IO_VECTORED, bytes};
+use crate::mem::CHUNK_BYTES;
 
 /// Commands of one core under way.
 const SLOTS: u32 = 256;
-/// Vectors of one command: the kernel's limit.
-const VECTORS_MAX: usize = 1024;
+/// So many of them any namespace may have, however many namespaces there are.
+const SHARE_MIN: u32 = 16;
+/// Vectors of one command, a chunk of memory each; where the first one begins behind the beginning
+/// of its chunk, the last one ends before the end of its own.
+const VECTORS_MAX: usize = TRANSFER_BYTES_MAX as usize / CHUNK_BYTES + 1;
+const RANGES_BYTES: usize = RANGES_MAX * RANGE_BYTES;
 /// Commands of one namespace that are sent before the next one's turn.
 const TURN: usize = 32;
 /// Pause before a command that the controller was not ready for is sent again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-const PAGE_BYTES: usize = 4096;
 /// What zeroes are written from, where there is no Write Zeroes.
-static ZEROES: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
+static ZEROES: [u8; CHUNK_BYTES] = [0; CHUNK_BYTES];
 
 type Ring = IoUring<Entry128, Entry32>;
 
@@ -47,6 +53,7 @@ type Ring = IoUring<Entry128, Entry32>;
 struct Served {
     object: Arc<KernelObject>,
     requests: Requests,
+    under_way: u32,
     /// No unit has it any more; it goes with its last request.
     detached: bool,
 }
@@ -56,7 +63,7 @@ struct Slot {
     part: Option<(usize, Part)>,
     vectors: Vec<libc::iovec>,
     /// Ranges of a deallocation.
-    ranges: Box<[u8; PAGE_BYTES]>,
+    ranges: Box<[u8; RANGES_BYTES]>,
 }
 
 /// See the module.
@@ -114,6 +121,7 @@ impl Queues {
         let served = Some(Served {
             object: Arc::clone(object),
             requests: Requests::default(),
+            under_way: 0,
             detached: false,
         });
         let place = self.served.iter().position(Option::is_none);
@@ -174,12 +182,13 @@ impl Queues {
     /// Gives the kernel what there are slots for. `now` is the time of the turn.
     pub(crate) fn kick(&mut self, now: Instant, ready: &mut VecDeque<Completion>) {
         self.now = Some(now);
+        let share = share(self.served.iter().flatten().count());
         let mut sent = true;
         while sent && !self.free.is_empty() {
             sent = false;
             for place in 0..self.served.len() {
                 for _ in 0..TURN {
-                    if !self.send_one(place, now, ready) {
+                    if !self.send_one((place, share), now, ready) {
                         break;
                     }
                     sent = true;
@@ -192,11 +201,16 @@ impl Queues {
     }
 
     /// `false`: there is nothing to send, or nothing to send it by.
-    fn send_one(&mut self, place: usize, now: Instant, ready: &mut VecDeque<Completion>) -> bool {
+    fn send_one(
+        &mut self,
+        (place, share): (usize, u32),
+        now: Instant,
+        ready: &mut VecDeque<Completion>,
+    ) -> bool {
         let (Some(served), Some(ring)) = (self.served[place].as_mut(), self.ring.as_mut()) else {
             return false;
         };
-        let Some(&number) = self.free.last() else {
+        let Some(&number) = self.free.last().filter(|_| served.under_way < share) else {
             return false;
         };
         let Some(part) = served.requests.next(now, ready) else {
@@ -220,6 +234,7 @@ impl Queues {
             return false;
         }
         self.free.pop();
+        served.under_way += 1;
         slot.part = Some((place, part));
         self.unsubmitted += 1;
         true
@@ -253,6 +268,7 @@ impl Queues {
         let (place, mut part) = slot.part.take().expect("a slot completes once");
         self.free.push(number);
         let served = self.served[place].as_mut().expect(STAYS);
+        served.under_way -= 1;
         let access = served.requests.of(&part).job.access();
         let result = match meaning(result, access) {
             Outcome::Good => Ok(()),
@@ -290,8 +306,9 @@ impl Queues {
 
     /// Whether a kick would find something, which wakes nobody.
     pub(crate) fn needs_poll(&self) -> bool {
-        let mut served = self.served.iter().flatten();
-        let sends = !self.free.is_empty() && served.any(|served| served.requests.has_parts());
+        let share = share(self.served.iter().flatten().count());
+        let sends = |one: &Served| one.under_way < share && one.requests.has_parts();
+        let sends = !self.free.is_empty() && self.served.iter().flatten().any(sends);
         sends || self.unsubmitted > 0
     }
 
@@ -329,7 +346,7 @@ impl Slot {
         Self {
             part: None,
             vectors: Vec::with_capacity(VECTORS_MAX),
-            ranges: Box::new([0; PAGE_BYTES]),
+            ranges: Box::new([0; RANGES_BYTES]),
         }
     }
 
@@ -342,8 +359,8 @@ impl Slot {
         match data {
             Data::None => {}
             Data::Zeroes(len) => {
-                for at in (0..len).step_by(PAGE_BYTES) {
-                    self.add(zeroes, PAGE_BYTES.min(len - at))?;
+                for at in (0..len).step_by(ZEROES.len()) {
+                    self.add(zeroes, ZEROES.len().min(len - at))?;
                 }
             }
             Data::Buffer(len) => {
@@ -382,12 +399,24 @@ impl Slot {
     }
 }
 
+/// How many commands one of so many namespaces may have under way.
+fn share(namespaces: usize) -> u32 {
+    let namespaces = u32::try_from(namespaces).unwrap_or(u32::MAX).max(1);
+    (SLOTS / namespaces).max(SHARE_MIN)
+}
+
 /// What the kernel says of a command: a status of the controller's, or an error of its own.
 fn meaning(result: i32, access: outcome::Access) -> Outcome {
     if let Ok(status) = u16::try_from(result) {
         return outcome::of(Status::from_field(status), access);
     }
     Outcome::Fail(match result.checked_neg() {
+        // A reset of the controller's took it back, or a deadline of the kernel's.
+        Some(libc::EINTR | libc::ECANCELED) => {
+            let (delay, otherwise) = (0, IoError::Aborted);
+            return Outcome::Retry { delay, otherwise };
+        }
+        Some(libc::ETIME | libc::ETIMEDOUT) => IoError::Aborted,
         Some(libc::ENOMEM | libc::EAGAIN) => IoError::Resource,
         Some(libc::EINVAL | libc::EOPNOTSUPP | libc::EPERM | libc::EACCES) => IoError::Unsupported,
         Some(libc::ENODEV | libc::ENXIO) => IoError::NotReady,
@@ -455,8 +484,10 @@ impl std::fmt::Debug for Queues {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::facts::Limits;
     use super::super::super::outcome::Access;
     use super::*;
+    use crate::mem::{Pages, Pool};
 
     #[test]
     fn what_the_kernel_says_has_a_meaning() {
@@ -470,6 +501,15 @@ mod tests {
         assert_eq!(of(-libc::EINVAL), Outcome::Fail(IoError::Unsupported));
         assert_eq!(of(-libc::ENODEV), Outcome::Fail(IoError::NotReady));
         assert_eq!(of(-libc::EIO), Outcome::Fail(IoError::Hardware));
+        for back in [libc::EINTR, libc::ECANCELED] {
+            let (delay, otherwise) = (0, IoError::Aborted);
+            assert_eq!(of(-back), Outcome::Retry { delay, otherwise });
+        }
+        assert_eq!(of(-libc::ETIME), Outcome::Fail(IoError::Aborted));
+        // What the kernel answers for a controller that it is resetting.
+        let host = of(Status::PATH_HOST.field().into());
+        let (delay, otherwise) = (0, IoError::Recovering);
+        assert_eq!(host, Outcome::Retry { delay, otherwise });
         for odd in [i32::MIN, -1, 0x1_0000, i32::MAX] {
             assert!(matches!(of(odd), Outcome::Fail(_)), "{odd}");
         }
@@ -489,6 +529,109 @@ mod tests {
         queues.poll(&mut ready);
         assert!(ready.is_empty() && queues.in_flight() == 0);
         assert!(queues.sleep(true), "nothing keeps the core awake");
+    }
+
+    /// A namespace that is none: the kernel's null device takes every command at once, and nobody
+    /// hears of it before a poll.
+    fn null() -> Arc<KernelObject> {
+        Arc::new(KernelObject::of_null())
+    }
+
+    fn flush(queues: &mut Queues, index: u16, ready: &mut VecDeque<Completion>) {
+        let manner = Manner::new(true, false);
+        queues.submit(index, Operation::Flush, (Token::new(7), manner), ready);
+    }
+
+    #[test]
+    fn a_namespace_of_which_nothing_ends_leaves_slots_for_others() {
+        let wake = Arc::new(Wake::new().unwrap());
+        let (mut queues, mut ready) = (Queues::new(3, &wake), VecDeque::new());
+        for index in 0..3 {
+            assert_eq!(queues.attach(index, &null()), Ok("nvme-kernel"));
+        }
+        let now = super::super::super::super::suite::now();
+        let under_way = |queues: &Queues, place: usize| {
+            let served = queues.served[place].as_ref().unwrap();
+            served.under_way
+        };
+        for _ in 0..2 * SLOTS {
+            flush(&mut queues, 0, &mut ready);
+        }
+        queues.kick(now, &mut ready);
+        queues.kick(now, &mut ready);
+        assert_eq!(under_way(&queues, 0), SLOTS / 3);
+        assert!(!queues.needs_poll(), "it has its share");
+        for _ in 0..5 {
+            flush(&mut queues, 1, &mut ready);
+        }
+        queues.kick(now, &mut ready);
+        assert_eq!(under_way(&queues, 1), 5);
+        for _ in 0..1000 {
+            queues.poll(&mut ready);
+            queues.kick(now, &mut ready);
+        }
+        assert_eq!(ready.len(), 2 * SLOTS as usize + 5, "each in its turn");
+        assert_eq!((under_way(&queues, 0), under_way(&queues, 1)), (0, 0));
+        for completion in ready {
+            completion.token.finish();
+        }
+        assert_eq!((share(0), share(1), share(4)), (SLOTS, SLOTS, 64));
+        assert_eq!(share(1000), SHARE_MIN);
+    }
+
+    #[test]
+    fn the_longest_command_has_a_vector_for_each_chunk() {
+        let pool = Pool::new(4 << 20, Pages::Normal).unwrap();
+        let (blocks, fua) = (TRANSFER_BYTES_MAX / 512, false);
+        let mut slot = Slot::new();
+        // Every second chunk is kept, so that no two of the buffer meet.
+        let all: Vec<_> = (0..pool.chunks()).map(|_| pool.alloc(1).unwrap()).collect();
+        let _kept: Vec<_> = all.into_iter().step_by(2).collect();
+        let length = TRANSFER_BYTES_MAX as usize;
+        for zeroes in [false, true] {
+            let operation = match zeroes {
+                true => Operation::WriteZeroes {
+                    lba: 0,
+                    blocks: blocks.into(),
+                    fua,
+                    may_unmap: false,
+                },
+                false => Operation::Write {
+                    lba: 0,
+                    blocks,
+                    buf: pool.alloc(length).unwrap(),
+                    fua,
+                },
+            };
+            let (part, mut requests) = first_part(operation);
+            assert!(slot.command(&mut requests, &part).is_some());
+            let bytes: usize = slot.vectors.iter().map(|one| one.iov_len).sum();
+            assert_eq!((bytes, slot.vectors.len()), (length, VECTORS_MAX - 1));
+            assert_eq!(slot.vectors.capacity(), VECTORS_MAX);
+            requests.abandon();
+        }
+    }
+
+    fn first_part(mut operation: Operation) -> (Part, Requests) {
+        let object = KernelObject::of_null();
+        let limits = Limits {
+            write_zeroes_bytes: None,
+            ..object.limits
+        };
+        let service = Service {
+            geometry: &object.geometry,
+            limits: &limits,
+            blocks: 1 << 20,
+            write_through: false,
+        };
+        let (manner, mut ready) = (Manner::new(true, false), VecDeque::new());
+        let Ok(Begun::Job(job)) = translate::begin(&mut operation, &service, manner) else {
+            panic!("there is something to do");
+        };
+        let mut requests = Requests::default();
+        requests.add(Token::new(1), operation.into_buf(), job);
+        let now = super::super::super::super::suite::now();
+        (requests.next(now, &mut ready).unwrap(), requests)
     }
 
     #[test]
