@@ -505,6 +505,8 @@ fn check(
             return Ok(());
         }
     };
+    let is_filled = !matches!(operation, Operation::Write { .. });
+    debug_assert!(!(is_filled && buf.is_lent()), "somebody may look at it");
     if buf.len() as u64 == bytes {
         return Ok(());
     }

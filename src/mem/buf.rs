@@ -154,6 +154,21 @@ impl DmaBuf {
         }
     }
 
+    /// Whether views of any of its chunks are out: nobody, no device either, may write to it then.
+    pub fn is_lent(&self) -> bool {
+        let Some(pool) = &self.pool else {
+            return false;
+        };
+        let mut chunk = self.chain.head;
+        for _ in 0..self.chain.chunks {
+            if pool.loans.is_out(chunk) {
+                return true;
+            }
+            chunk = pool.next(chunk);
+        }
+        false
+    }
+
     /// The contents, in order.
     pub fn slices(&self) -> Slices<'_> {
         self.range_slices(0, self.len)

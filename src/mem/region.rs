@@ -161,9 +161,12 @@ impl Region {
             len,
             kind: Kind::Mapped,
         };
-        // Both are hints: a kernel without transparent huge pages or core-dump marks loses nothing.
+        // All are hints: a kernel without transparent huge pages or core-dump marks loses nothing.
         let _ = region.advise(Advice::LinuxHugepage);
         let _ = region.advise(Advice::LinuxDontDump);
+        // Pages shared with a child would be copied when we write, and a device that was told their
+        // address would go on with the old ones.
+        let _ = region.advise(Advice::LinuxDontFork);
         Ok(region)
     }
 
@@ -190,7 +193,7 @@ impl Region {
             kind: Kind::Huge(layout),
         };
         let _ = region.advise(Advice::LinuxDontDump);
-        // A child that shares these pages would break what devices believe of their addresses.
+        // As for ordinary pages.
         let _ = region.advise(Advice::LinuxDontFork);
         // Fill every page now and learn of a failure as an error: a touch would be a SIGBUS.
         match region.advise(Advice::LinuxPopulateWrite) {

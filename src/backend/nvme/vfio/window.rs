@@ -177,11 +177,12 @@ impl Window {
 
 impl Drop for Window {
     fn drop(&mut self) {
+        // Before the unmapping: the next mapping at these addresses is none of the handler's.
+        self.slot.len.store(0, Ordering::SeqCst);
         // SAFETY: the mapping is this window's, which nobody accesses any more.
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
         debug_assert_eq!(unmapped, Ok(()), "a mapping of ours");
-        // Behind the unmapping: another window may take the slot, but not these addresses, before.
-        self.slot.len.store(0, Ordering::Relaxed);
+        // Behind it: another window may take the slot from here on.
         self.slot.base.store(0, Ordering::Release);
     }
 }
