@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, O
 use std::time::Duration;
 
 use super::link::Generation;
+use super::spec::command::io;
 use super::spec::entry::NamespaceId;
 use super::spec::identify::{ControllerData, Identifiers};
 use super::spec::log::Health;
@@ -40,8 +41,8 @@ pub(crate) const CACHE_LOST: &str = "writes that were acknowledged may be lost. 
 pub struct Settings {
     /// Entries of each I/O queue, 2 to [`QUEUE_ENTRIES_MAX`]; the controller may have fewer.
     pub(crate) queue_entries: u16,
-    /// How long an I/O command may take before it is aborted; as long again before the controller
-    /// is reset.
+    /// How long an I/O command may take before it is aborted, unless it needs
+    /// [`Patience::Long`]; as long again before the controller is reset.
     pub(crate) io_timeout: Duration,
     /// The same for admin commands, which are not aborted.
     pub(crate) admin_timeout: Duration,
@@ -329,6 +330,8 @@ pub(crate) struct Namespace {
     /// Something was changed since it is served that may have stayed in the write cache.
     cached: AtomicBool,
     cache_lost: AtomicBool,
+    /// That is because a flush failed, which is not logged yet.
+    flush_failed: AtomicBool,
 }
 
 /// Whether a namespace can be used.
@@ -356,6 +359,7 @@ impl Namespace {
             state: AtomicU32::new(NamespaceState::Active as u32),
             cached: AtomicBool::new(false),
             cache_lost: AtomicBool::new(false),
+            flush_failed: AtomicBool::new(false),
         }
     }
 
@@ -372,7 +376,18 @@ impl Namespace {
         self.cache_lost.load(Relaxed)
     }
 
-    /// A flush has failed, or an operator has looked at what was lost.
+    /// A core's: a flush has failed, and with it went what it was to write. The keeper logs it.
+    pub(crate) fn fail_flush(&self) {
+        self.set_cache_lost(true);
+        self.flush_failed.store(true, Relaxed);
+    }
+
+    /// The keeper's: whether a flush has failed since it was last asked.
+    pub(crate) fn has_failed_flush(&self) -> bool {
+        self.flush_failed.load(Relaxed) && self.flush_failed.swap(false, Relaxed)
+    }
+
+    /// For the keeper, or an operator who has looked at what was lost.
     pub(crate) fn set_cache_lost(&self, lost: bool) {
         self.cache_lost.store(lost, Relaxed);
     }
@@ -405,6 +420,40 @@ impl Namespace {
     /// The keeper's.
     pub(crate) fn set_state(&self, state: NamespaceState) {
         self.state.store(state as u32, Relaxed);
+    }
+}
+
+/// How long a command may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Patience {
+    Short,
+    /// It may work on much of the medium, however little it says.
+    Long,
+}
+
+impl Patience {
+    pub(crate) const ALL: [Self; 2] = [Self::Short, Self::Long];
+
+    /// With an I/O command of this opcode.
+    pub(crate) fn with(opcode: u8) -> Self {
+        match opcode {
+            io::FLUSH | io::WRITE_ZEROES | io::DATASET_MANAGEMENT => Self::Long,
+            _ => Self::Short,
+        }
+    }
+}
+
+/// How many times as long.
+const LONG: u32 = 2;
+
+impl Settings {
+    /// How long a command may be outstanding before it is aborted; then it has as long as one of
+    /// short patience.
+    pub(crate) fn timeout(&self, patience: Patience) -> Duration {
+        match patience {
+            Patience::Short => self.io_timeout,
+            Patience::Long => self.io_timeout * LONG,
+        }
     }
 }
 
@@ -508,10 +557,10 @@ mod tests {
     fn a_transfer_fits_one_page_of_prp_entries() {
         // PRP1 and 255 or 256 entries behind it, 8 bytes each.
         const { assert!(TRANSFER_BYTES_MAX / 4096 * 8 <= 4096) };
-        let two_escalations = Settings::default().io_timeout * 2;
-        assert!(
-            two_escalations < Duration::from_secs(30),
-            "initiators' patience"
-        );
+        let settings = Settings::default();
+        let [short, long] = Patience::ALL.map(|patience| settings.timeout(patience));
+        assert!(short < long);
+        let escalated = long + short;
+        assert!(escalated < Duration::from_secs(30), "initiators' patience");
     }
 }

@@ -30,7 +30,7 @@ use super::super::request::{Completion, IoError, Token};
 use super::super::wake::Wake;
 use super::bar::Bar;
 use super::dma::{DmaPages, DmaSpace, Iova, MapError, Mapping, PAGE_BYTES};
-use super::facts::{CACHE_LOST, Counters, Namespace, REPLAYS_MAX, State as ControllerState};
+use super::facts::{Counters, Namespace, Patience, REPLAYS_MAX, State as ControllerState};
 use super::lane::Hosted;
 use super::link::{Breach, Foreign, Generation, Grant, Handle, LANE_MAX, Lane, Note, Order};
 use super::link::{PairEnd, Unsent};
@@ -238,8 +238,9 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
             self.requests.end_part(part.request, error, ready);
             return true;
         };
-        let deadline = now + self.patience();
-        let id = self.slots.take(Origin::Own(part), deadline);
+        let patience = Patience::with(entry.opcode());
+        let deadline = now + self.timeout(patience);
+        let id = self.slots.take(Origin::Own(part), (patience, deadline));
         let id = id.expect("a slot is free");
         entry.set_id(id);
         match &self.state {
@@ -304,7 +305,6 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
             return;
         }
         let share = (self.slots.free() / (self.lanes.len() + 1)).max(1);
-        let deadline = now + self.handle.settings.io_timeout;
         let State::Live(grant) = &self.state else {
             return;
         };
@@ -327,7 +327,9 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
                     generation,
                     tag,
                 };
-                let id = self.slots.take(origin, deadline);
+                let patience = Patience::with(entry.opcode());
+                let deadline = now + self.handle.settings.timeout(patience);
+                let id = self.slots.take(origin, (patience, deadline));
                 entry.set_id(id.expect("a slot is free"));
                 self.ring.put(&entry);
                 if let Some(hosted) = hosted {
@@ -470,8 +472,8 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
             (Err(IoError::Medium | IoError::WriteFault | IoError::Hardware), Some(namespace))
                 if !lost =>
             {
-                namespace.set_cache_lost(true);
-                tracing::error!(namespace = id.0, "a flush failed: {CACHE_LOST}");
+                // The keeper says so.
+                namespace.fail_flush();
                 result
             }
             _ => result,
@@ -596,10 +598,10 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
         }
     }
 
-    /// How long a command of this core may be outstanding, before and after it is first late. That
-    /// of a guest is its host's to tell of, unless the host itself is held up.
-    fn patience(&self) -> Duration {
-        let timeout = self.handle.settings.io_timeout;
+    /// How long a command of this core may be outstanding. That of a guest is its host's to tell
+    /// of, unless the host itself is held up.
+    fn timeout(&self, patience: Patience) -> Duration {
+        let timeout = self.handle.settings.timeout(patience);
         match &self.state {
             State::Guest(..) => timeout * 3 / 2,
             _ => timeout,
@@ -626,7 +628,7 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
             if tells && let Err(Unsent::Full(_)) = self.end.send(note) {
                 return;
             }
-            self.slots.told(late, now + self.patience());
+            self.slots.told(late, now + self.timeout(Patience::Short));
         }
     }
 

@@ -31,11 +31,11 @@ pub(crate) struct Request {
     error: Option<IoError>,
 }
 
-/// A part to be sent again, not before the time if there is one.
+/// A part to be sent again, not before the time.
 #[derive(Clone, Copy, Debug)]
-struct Again {
+struct Later {
     part: Part,
-    not_before: Option<Instant>,
+    not_before: Instant,
 }
 
 /// See the module.
@@ -44,7 +44,10 @@ pub(crate) struct Requests {
     table: Vec<Option<Request>>,
     free: Vec<u32>,
     waiting: VecDeque<u32>,
-    again: VecDeque<Again>,
+    again: VecDeque<Part>,
+    later: Vec<Later>,
+    /// When the first of those is due.
+    due: Option<Instant>,
 }
 
 /// The table keeps a request while a part of it is named anywhere.
@@ -63,7 +66,7 @@ impl Requests {
 
     /// Whether a part could be given out now, time apart.
     pub(crate) fn has_parts(&self) -> bool {
-        !self.waiting.is_empty() || self.again.iter().any(|again| again.not_before.is_none())
+        !self.waiting.is_empty() || !self.again.is_empty()
     }
 
     /// Takes a request in.
@@ -126,27 +129,38 @@ impl Requests {
     }
 
     fn next_again(&mut self, now: Instant, ready: &mut VecDeque<Completion>) -> Option<Part> {
-        for _ in 0..self.again.len() {
-            let again = self.again.pop_front()?;
-            let at = again.part.request;
-            if self.at(at).error.is_some() {
-                self.end_part(at, Ok(()), ready);
-            } else if again.not_before.is_some_and(|time| time > now) {
-                self.again.push_back(again);
-            } else {
-                return Some(again.part);
+        if self.due.is_some_and(|due| due <= now) {
+            self.take_from_later(|later| later.not_before <= now);
+        }
+        while let Some(part) = self.again.pop_front() {
+            if self.at(part.request).error.is_none() {
+                return Some(part);
             }
+            self.end_part(part.request, Ok(()), ready);
         }
         None
     }
 
+    /// Has some parts sent again at once, in the order in which they were put back.
+    fn take_from_later(&mut self, wanted: impl Fn(&Later) -> bool) {
+        let again = &mut self.again;
+        self.later.retain(|later| {
+            let wanted = wanted(later);
+            if wanted {
+                again.push_back(later.part);
+            }
+            !wanted
+        });
+        self.due = self.later.iter().map(|later| later.not_before).min();
+    }
+
     /// A part that is no longer outstanding is to be sent again, at `not_before` or at once.
     pub(crate) fn put_back(&mut self, part: Part, not_before: Option<Instant>) {
-        let again = Again { part, not_before };
-        match not_before {
-            None => self.again.push_front(again),
-            Some(_) => self.again.push_back(again),
-        }
+        let Some(not_before) = not_before else {
+            return self.again.push_front(part);
+        };
+        self.later.push(Later { part, not_before });
+        self.due = Some(self.due.map_or(not_before, |due| due.min(not_before)));
     }
 
     /// A part of the request `at` has ended.
@@ -161,6 +175,10 @@ impl Requests {
         if let Err(error) = result {
             request.error.get_or_insert(error);
             request.job.give_up();
+            // It is not answered before they have ended.
+            if request.open > 0 && !self.later.is_empty() {
+                self.take_from_later(|later| later.part.request == at);
+            }
         }
         self.finish(at, ready);
     }
@@ -194,6 +212,8 @@ impl Requests {
     pub(crate) fn fail(&mut self, error: IoError, ready: &mut VecDeque<Completion>) {
         self.waiting.clear();
         self.again.clear();
+        self.later.clear();
+        self.due = None;
         for at in 0..self.table.len() {
             let Some(request) = self.table[at].take() else {
                 continue;
@@ -210,12 +230,11 @@ impl Requests {
     /// Answers those that have failed and of which nothing is outstanding, wherever they wait.
     pub(crate) fn sweep(&mut self, ready: &mut VecDeque<Completion>) {
         for _ in 0..self.again.len() {
-            let again = self.again.pop_front().expect("counted");
-            let at = again.part.request;
-            if self.at(at).error.is_some() {
-                self.end_part(at, Ok(()), ready);
+            let part = self.again.pop_front().expect("counted");
+            if self.at(part.request).error.is_some() {
+                self.end_part(part.request, Ok(()), ready);
             } else {
-                self.again.push_back(again);
+                self.again.push_back(part);
             }
         }
         for _ in 0..self.waiting.len() {
@@ -236,5 +255,119 @@ impl Requests {
             request.token.finish();
         }
         self.free.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::super::request::{Manner, Operation};
+    use super::super::super::suite;
+    use super::super::facts::{Geometry, Limits};
+    use super::super::spec::entry::NamespaceId;
+    use super::super::spec::identify::Identifiers;
+    use super::super::translate::{self, Begun, Service};
+    use super::*;
+
+    const PAUSE: Duration = Duration::from_secs(1);
+
+    /// Zeroes, of which each command writes a block.
+    fn zeroes(blocks: u64) -> Job {
+        let geometry = Geometry {
+            namespace: NamespaceId(1),
+            block_shift: 9,
+            boundary_blocks: 0,
+            atomic_blocks: 1,
+            atomic_boundary: None,
+            unmapped_reads_zeroes: false,
+            write_zeroes_deallocates: false,
+            deallocate_granularity: 1,
+            identifiers: Identifiers::default(),
+        };
+        let limits = Limits {
+            queue_entries: 2,
+            queue_pairs: 1,
+            transfer_bytes: 4096,
+            write_zeroes_bytes: Some(512),
+            deallocate: None,
+            write_cache: false,
+        };
+        let service = Service {
+            geometry: &geometry,
+            limits: &limits,
+            blocks,
+            write_through: false,
+        };
+        let mut operation = Operation::WriteZeroes {
+            lba: 0,
+            blocks,
+            fua: false,
+            may_unmap: false,
+        };
+        let manner = Manner::new(true, false);
+        match translate::begin(&mut operation, &service, manner) {
+            Ok(Begun::Job(job)) => job,
+            other => panic!("zeroing begins as {other:?}"),
+        }
+    }
+
+    /// A request for each of `blocks`, and all their parts.
+    fn given_out(blocks: &[u64], now: Instant) -> (Requests, Vec<Part>) {
+        let (mut requests, mut ready) = (Requests::default(), VecDeque::new());
+        for (tag, &blocks) in (0..).zip(blocks) {
+            requests.add(Token::new(tag), None, zeroes(blocks));
+        }
+        let parts = std::iter::from_fn(|| requests.next(now, &mut ready)).collect();
+        assert!(ready.is_empty() && !requests.has_parts());
+        (requests, parts)
+    }
+
+    #[test]
+    fn what_is_put_back_comes_when_it_is_due_and_what_may_go_at_once_before() {
+        let now = suite::now();
+        let (mut requests, parts) = given_out(&[1, 1, 1, 1], now);
+        let mut ready = VecDeque::new();
+        requests.put_back(parts[0], Some(now + 2 * PAUSE));
+        requests.put_back(parts[1], Some(now + PAUSE));
+        requests.put_back(parts[2], Some(now + PAUSE));
+        assert!(!requests.has_parts());
+        assert_eq!(requests.next(now, &mut ready), None);
+        requests.put_back(parts[3], None);
+        assert!(requests.has_parts());
+        let mut all =
+            |now| -> Vec<Part> { std::iter::from_fn(|| requests.next(now, &mut ready)).collect() };
+        assert_eq!(all(now), parts[3..]);
+        assert_eq!(all(now + PAUSE), parts[1..3]);
+        assert_eq!(all(now + PAUSE), []);
+        assert_eq!(all(now + 3 * PAUSE), parts[..1]);
+        for part in parts {
+            requests.end_part(part.request, Ok(()), &mut ready);
+        }
+        assert_eq!((ready.len(), requests.count()), (4, 0));
+        let answered: u64 = ready.into_iter().map(|it| it.token.finish()).sum();
+        assert_eq!(answered, 1 + 2 + 3);
+    }
+
+    #[test]
+    fn a_request_that_has_failed_waits_for_no_time() {
+        let now = suite::now();
+        let (mut requests, parts) = given_out(&[3, 1], now);
+        let mut ready = VecDeque::new();
+        requests.put_back(parts[0], Some(now + PAUSE));
+        requests.put_back(parts[3], Some(now + PAUSE));
+        requests.put_back(parts[1], Some(now + PAUSE));
+        requests.end_part(parts[2].request, Err(IoError::Medium), &mut ready);
+        assert!(ready.is_empty() && requests.has_parts());
+        assert_eq!(requests.next(now, &mut ready), None);
+        let answered = ready.pop_front().unwrap();
+        assert_eq!(answered.result, Err(IoError::Medium));
+        assert_eq!(answered.token.finish(), 0);
+        let due = requests.next(now + PAUSE, &mut ready);
+        assert_eq!(due, Some(parts[3]), "the other one still waited");
+        requests.fail(IoError::Recovering, &mut ready);
+        let answered = ready.pop_front().unwrap();
+        assert_eq!(answered.token.finish(), 1);
+        assert_eq!(requests.count(), 0);
     }
 }

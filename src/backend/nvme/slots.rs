@@ -5,12 +5,16 @@
 //! second time, or after its slot went to another command, names nothing that is outstanding. CIDs
 //! never are FFFFh, which the error log uses for something else.
 //!
-//! Deadlines are in the order of the list: every command is given the same time, from when it is
-//! sent and again from when it was first late.
+//! There is a list for each [`Patience`], and in it deadlines are in order: every command is given
+//! the same time, from when it is sent. One that was late waits behind those of short patience,
+//! since then it has as long as they have.
+//!
+//! The slot of a command that was late rests when it has ended, until its deadline: somebody may be
+//! about to abort it by its CID, which must not be another's by then.
 
 use std::time::Instant;
 
-use super::facts::QUEUE_ENTRIES_MAX;
+use super::facts::{Patience, QUEUE_ENTRIES_MAX};
 use super::link::Generation;
 use super::spec::entry::CommandId;
 use super::split::Cut;
@@ -68,11 +72,21 @@ pub(crate) struct Late {
 
 #[derive(Debug)]
 struct Slot {
-    command: Option<Command>,
+    state: State,
     /// How often the slot was used, in as many bits as a CID has left.
     uses: u16,
+    /// The list that it is in, and its place there.
+    list: Option<Patience>,
     earlier: u16,
     later: u16,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Free,
+    Taken(Command),
+    /// Until then.
+    Resting(Instant),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -82,13 +96,20 @@ struct Command {
     lateness: Lateness,
 }
 
+/// The ends of a list.
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    earliest: u16,
+    latest: u16,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Slots {
     slots: Box<[Slot]>,
     free: Vec<u16>,
-    earliest: u16,
-    latest: u16,
+    resting: usize,
+    lists: [Ends; Patience::ALL.len()],
 }
 
 impl Slots {
@@ -96,22 +117,27 @@ impl Slots {
     pub(crate) fn new(count: u16) -> Self {
         assert!(count < QUEUE_ENTRIES_MAX, "a queue has an entry more");
         let slot = |_| Slot {
-            command: None,
+            state: State::Free,
             uses: 0,
+            list: None,
             earlier: NONE,
             later: NONE,
+        };
+        let ends = Ends {
+            earliest: NONE,
+            latest: NONE,
         };
         Self {
             slots: (0..count).map(slot).collect(),
             free: (0..count).rev().collect(),
-            earliest: NONE,
-            latest: NONE,
+            resting: 0,
+            lists: [ends; Patience::ALL.len()],
         }
     }
 
     /// Commands that are outstanding.
     pub(crate) fn taken(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slots.len() - self.free.len() - self.resting
     }
 
     pub(crate) fn free(&self) -> usize {
@@ -123,108 +149,154 @@ impl Slots {
         self.free.last().copied()
     }
 
-    /// Takes a free slot for a command. `None`: there is none.
-    pub(crate) fn take(&mut self, origin: Origin, deadline: Instant) -> Option<CommandId> {
+    /// Takes a free slot for a command. Deadlines of one patience never run backwards. `None`:
+    /// there is none.
+    pub(crate) fn take(
+        &mut self,
+        origin: Origin,
+        (patience, deadline): (Patience, Instant),
+    ) -> Option<CommandId> {
         let number = self.free.pop()?;
-        let slot = &mut self.slots[usize::from(number)];
-        slot.command = Some(Command {
+        self.slots[usize::from(number)].state = State::Taken(Command {
             origin,
             deadline,
             lateness: Lateness::InTime,
         });
-        let id = CommandId(slot.uses << NUMBER_BITS | number);
-        self.link(number);
-        Some(id)
+        self.link(number, patience);
+        Some(self.id(number))
     }
 
-    fn number(&self, id: CommandId) -> Option<u16> {
+    fn id(&self, number: u16) -> CommandId {
+        CommandId(self.slots[usize::from(number)].uses << NUMBER_BITS | number)
+    }
+
+    /// The place and the command that an ID names.
+    fn named(&mut self, id: CommandId) -> Option<(u16, &mut Command)> {
         let number = id.0 & NUMBER;
-        let slot = self.slots.get(usize::from(number))?;
-        let is_it = slot.command.is_some() && slot.uses == id.0 >> NUMBER_BITS;
-        is_it.then_some(number)
+        let slot = self.slots.get_mut(usize::from(number))?;
+        match &mut slot.state {
+            State::Taken(command) if slot.uses == id.0 >> NUMBER_BITS => Some((number, command)),
+            _ => None,
+        }
     }
 
     /// The command is no longer outstanding.
     pub(crate) fn release(&mut self, id: CommandId) -> Option<Origin> {
-        let number = self.number(id)?;
+        let (number, &mut command) = self.named(id)?;
+        if command.lateness == Lateness::Once {
+            // It stays where it is in its list.
+            self.slots[usize::from(number)].state = State::Resting(command.deadline);
+            self.resting += 1;
+        } else {
+            self.give_back(number);
+        }
+        Some(command.origin)
+    }
+
+    /// The slot is free.
+    fn give_back(&mut self, number: u16) {
         self.unlink(number);
         let slot = &mut self.slots[usize::from(number)];
         slot.uses = (slot.uses + 1) & (u16::MAX >> NUMBER_BITS);
+        if matches!(slot.state, State::Resting(_)) {
+            self.resting -= 1;
+        }
+        slot.state = State::Free;
         self.free.push(number);
-        slot.command.take().map(|command| command.origin)
     }
 
-    /// Takes one out that is outstanding: with the deadline that comes last.
+    /// Takes one out that is outstanding: with the deadline that comes last, of long patience
+    /// first. When there is none no slot rests either: nobody aborts anything then.
     pub(crate) fn release_latest(&mut self) -> Option<Origin> {
-        let number = match self.latest {
-            // What was late twice is in no list, and older.
-            NONE => {
-                let taken = |slot: &Slot| slot.command.is_some();
-                let found = self.slots.iter().position(taken)?;
-                u16::try_from(found).expect("numbered by u16")
+        for patience in Patience::ALL.into_iter().rev() {
+            while let number = self.lists[patience as usize].latest
+                && number != NONE
+            {
+                let state = self.slots[usize::from(number)].state;
+                self.give_back(number);
+                if let State::Taken(command) = state {
+                    return Some(command.origin);
+                }
             }
-            number => number,
-        };
-        let uses = self.slots[usize::from(number)].uses;
-        self.release(CommandId(uses << NUMBER_BITS | number))
+        }
+        // What was late twice is in no list, and older.
+        let mut numbers = 0..;
+        let origin = self
+            .slots
+            .iter()
+            .zip(&mut numbers)
+            .find_map(|(slot, at)| match slot.state {
+                State::Taken(command) => Some((at, command.origin)),
+                _ => None,
+            });
+        let (number, origin) = origin?;
+        self.give_back(number);
+        Some(origin)
     }
 
-    /// The command whose deadline has passed for the longest time, if any has.
-    pub(crate) fn late(&self, now: Instant) -> Option<Late> {
-        let slot = self.slots.get(usize::from(self.earliest))?;
-        let command = slot.command.as_ref()?;
-        (command.deadline <= now).then(|| Late {
-            id: CommandId(slot.uses << NUMBER_BITS | self.earliest),
-            again: command.lateness == Lateness::Once,
-        })
+    /// A command whose deadline has passed, if there is one.
+    pub(crate) fn late(&mut self, now: Instant) -> Option<Late> {
+        for patience in Patience::ALL {
+            while let number = self.lists[patience as usize].earliest
+                && number != NONE
+            {
+                match self.slots[usize::from(number)].state {
+                    State::Taken(command) if command.deadline <= now => {
+                        let (id, again) = (self.id(number), command.lateness == Lateness::Once);
+                        return Some(Late { id, again });
+                    }
+                    State::Resting(until) if until <= now => self.give_back(number),
+                    _ => break,
+                }
+            }
+        }
+        None
     }
 
-    /// The keeper knows that it is late: it has until `deadline`, or for ever the second time.
+    /// The keeper knows that it is late: it has until `deadline`, which is as for short patience,
+    /// or for ever the second time.
     pub(crate) fn told(&mut self, late: Late, deadline: Instant) {
-        let Some(number) = self.number(late.id) else {
-            return;
-        };
-        self.unlink(number);
-        let slot = &mut self.slots[usize::from(number)];
-        let Some(command) = &mut slot.command else {
+        let Some((number, command)) = self.named(late.id) else {
             return;
         };
         command.deadline = deadline;
-        if late.again {
-            command.lateness = Lateness::Twice;
+        command.lateness = if late.again {
+            Lateness::Twice
         } else {
-            command.lateness = Lateness::Once;
-            self.link(number);
+            Lateness::Once
+        };
+        self.unlink(number);
+        if !late.again {
+            self.link(number, Patience::Short);
         }
     }
 
-    fn link(&mut self, number: u16) {
-        let earlier = std::mem::replace(&mut self.latest, number);
+    fn link(&mut self, number: u16, patience: Patience) {
+        let ends = &mut self.lists[patience as usize];
+        let earlier = std::mem::replace(&mut ends.latest, number);
         let slot = &mut self.slots[usize::from(number)];
-        (slot.earlier, slot.later) = (earlier, NONE);
+        (slot.list, slot.earlier, slot.later) = (Some(patience), earlier, NONE);
         match self.slots.get_mut(usize::from(earlier)) {
             Some(earlier) => earlier.later = number,
-            None => self.earliest = number,
+            None => ends.earliest = number,
         }
     }
 
     fn unlink(&mut self, number: u16) {
         let slot = &mut self.slots[usize::from(number)];
-        let is_linked = slot
-            .command
-            .is_some_and(|it| it.lateness != Lateness::Twice);
-        if !is_linked {
+        let Some(patience) = slot.list.take() else {
             return;
-        }
+        };
         let (earlier, later) = (slot.earlier, slot.later);
         (slot.earlier, slot.later) = (NONE, NONE);
+        let ends = &mut self.lists[patience as usize];
         match self.slots.get_mut(usize::from(earlier)) {
             Some(earlier) => earlier.later = later,
-            None => self.earliest = later,
+            None => ends.earliest = later,
         }
         match self.slots.get_mut(usize::from(later)) {
             Some(later) => later.earlier = earlier,
-            None => self.latest = earlier,
+            None => ends.latest = earlier,
         }
     }
 }
@@ -239,6 +311,8 @@ mod tests {
     use proptest::prelude::*;
 
     const TIMEOUT: Duration = Duration::from_secs(8);
+
+    const SHORT: Patience = Patience::Short;
 
     fn part(request: u32) -> Origin {
         Origin::Own(Part {
@@ -258,8 +332,8 @@ mod tests {
         let (mut slots, now) = (Slots::new(1), suite::now());
         let mut ids = Vec::new();
         for request in 0..64 {
-            let id = slots.take(part(request), now).unwrap();
-            assert_eq!(slots.take(part(0), now), None, "all are taken");
+            let id = slots.take(part(request), (SHORT, now)).unwrap();
+            assert_eq!(slots.take(part(0), (SHORT, now)), None, "all are taken");
             assert!(!ids.contains(&id));
             for &old in &ids {
                 assert_eq!(slots.release(old), None);
@@ -274,7 +348,7 @@ mod tests {
     fn no_number_of_sixteen_bits_names_what_is_not_there() {
         let (mut slots, now) = (Slots::new(QUEUE_ENTRIES_MAX - 1), suite::now());
         let taken: Vec<_> = (0..40)
-            .map(|nth| slots.take(part(nth), now).unwrap())
+            .map(|nth| slots.take(part(nth), (SHORT, now)).unwrap())
             .collect();
         for id in (0..=u16::MAX).map(CommandId) {
             let nth = taken.iter().position(|&it| it == id);
@@ -286,9 +360,9 @@ mod tests {
     #[test]
     fn a_command_is_late_twice_and_no_more() {
         let (mut slots, start) = (Slots::new(4), suite::now());
-        let first = slots.take(part(0), start + TIMEOUT).unwrap();
+        let first = slots.take(part(0), (SHORT, start + TIMEOUT)).unwrap();
         let later = start + Duration::from_secs(1);
-        let second = slots.take(part(1), later + TIMEOUT).unwrap();
+        let second = slots.take(part(1), (SHORT, later + TIMEOUT)).unwrap();
         assert_eq!(slots.late(start), None);
         let now = start + TIMEOUT;
         let late = Late {
@@ -318,7 +392,7 @@ mod tests {
         let (mut slots, start) = (Slots::new(4), suite::now());
         for nth in 0..3 {
             let deadline = start + TIMEOUT * nth;
-            slots.take(part(nth), deadline).unwrap();
+            slots.take(part(nth), (SHORT, deadline)).unwrap();
         }
         for again in [false, true] {
             let late = slots.late(start).unwrap();
@@ -332,57 +406,157 @@ mod tests {
                 assert_eq!(slots.release(other.id), Some(part(2)));
             }
         }
-        slots.take(part(3), start).unwrap();
-        slots.take(part(4), start).unwrap();
+        slots.take(part(3), (SHORT, start)).unwrap();
+        slots.take(part(4), (SHORT, start)).unwrap();
         let released: Vec<_> = std::iter::from_fn(|| slots.release_latest()).collect();
         assert_eq!(released, [part(4), part(3), part(0)]);
     }
 
+    #[test]
+    fn each_patience_has_deadlines_of_its_own() {
+        let (mut slots, start) = (Slots::new(4), suite::now());
+        let long = slots
+            .take(part(0), (Patience::Long, start + 2 * TIMEOUT))
+            .unwrap();
+        let short = slots.take(part(1), (SHORT, start + TIMEOUT)).unwrap();
+        let late = |id, again| Some(Late { id, again });
+        let now = start + TIMEOUT;
+        assert_eq!(slots.late(now), late(short, false), "behind a longer one");
+        assert_eq!(slots.release(short), Some(part(1)));
+        assert_eq!(slots.late(now), None);
+        let now = start + 2 * TIMEOUT;
+        assert_eq!(slots.late(now), late(long, false));
+        let again = false;
+        slots.told(Late { id: long, again }, now + TIMEOUT);
+        assert_eq!(slots.late(now), None);
+        let next = slots.take(part(2), (Patience::Long, now + 2 * TIMEOUT));
+        let now = now + TIMEOUT;
+        assert_eq!(slots.late(now), late(long, true), "as long as a short one");
+        let again = true;
+        slots.told(Late { id: long, again }, now);
+        assert_eq!(slots.late(now), None);
+        assert_eq!(
+            slots.late(now + TIMEOUT),
+            next.map(|id| Late { id, again: false })
+        );
+        let left: Vec<_> = std::iter::from_fn(|| slots.release_latest()).collect();
+        assert_eq!(left, [part(2), part(0)]);
+    }
+
+    #[test]
+    fn a_late_command_leaves_its_slot_to_nobody_before_its_deadline() {
+        let (mut slots, start) = (Slots::new(2), suite::now());
+        let late = |slots: &mut Slots| {
+            let id = slots.take(part(0), (SHORT, start)).unwrap();
+            let late = Late { id, again: false };
+            assert_eq!(slots.late(start), Some(late));
+            slots.told(late, start + TIMEOUT);
+            assert_eq!(slots.release(id), Some(part(0)));
+            assert_eq!((slots.taken(), slots.free()), (0, 1));
+            assert_eq!(slots.release(id), None, "it has ended");
+            id
+        };
+        let id = late(&mut slots);
+        for nth in 0..200 {
+            let other = slots.take(part(nth), (SHORT, start + 2 * TIMEOUT)).unwrap();
+            assert_ne!(other, id);
+            assert_eq!(slots.next(), None, "one is in use, one rests");
+            slots.release(other).unwrap();
+        }
+        assert_eq!(slots.late(start + TIMEOUT), None);
+        assert_eq!(slots.free(), 2);
+        // A reset ends the rest.
+        late(&mut slots);
+        assert_eq!((slots.release_latest(), slots.free()), (None, 2));
+    }
+
+    /// What slots are to do, in a map of what is outstanding and two queues of deadlines.
+    #[derive(Default)]
+    struct Plain {
+        taken: BTreeMap<CommandId, Origin>,
+        /// Deadline, whether it was late, whether it has ended.
+        queues: [VecDeque<(CommandId, Instant, bool, bool)>; 2],
+    }
+
+    impl Plain {
+        fn resting(&self) -> usize {
+            let all = self.queues.iter().flatten();
+            all.filter(|&&(_, _, _, rests)| rests).count()
+        }
+
+        fn release(&mut self, id: CommandId) -> Option<Origin> {
+            let origin = self.taken.remove(&id)?;
+            for queue in &mut self.queues {
+                queue.retain(|&(it, _, again, _)| it != id || again);
+                for (it, _, _, rests) in queue {
+                    *rests |= *it == id;
+                }
+            }
+            Some(origin)
+        }
+
+        fn late(&mut self, now: Instant) -> Option<Late> {
+            for queue in &mut self.queues {
+                while let Some(&(id, at, again, rests)) = queue.front()
+                    && at <= now
+                {
+                    if !rests {
+                        return Some(Late { id, again });
+                    }
+                    queue.pop_front();
+                }
+            }
+            None
+        }
+
+        fn told(&mut self, late: Late, deadline: Instant) {
+            for queue in &mut self.queues {
+                queue.retain(|&(it, _, _, _)| it != late.id);
+            }
+            if !late.again {
+                self.queues[0].push_back((late.id, deadline, true, false));
+            }
+        }
+    }
+
     proptest! {
-        /// Against a map of what is outstanding and a queue of deadlines.
         #[test]
         fn slots_agree_with_a_map(steps in prop::collection::vec((0_u8..8, any::<u16>()), 1..300)) {
-            let (mut slots, start) = (Slots::new(5), suite::now());
-            let mut now = start;
-            let mut taken = BTreeMap::new();
-            let mut order = VecDeque::new();
+            let (mut slots, mut now) = (Slots::new(5), suite::now());
+            let mut plain = Plain::default();
             for (nth, (step, pick)) in (0_u32..).zip(steps) {
                 match step {
                     0..=3 => {
-                        let origin = part(nth);
-                        let id = slots.take(origin, now + TIMEOUT);
-                        prop_assert_eq!(id.is_some(), taken.len() < 5);
+                        let patience = Patience::ALL[usize::from(step % 2)];
+                        let deadline = now + TIMEOUT * u32::from(1 + step % 2);
+                        let id = slots.take(part(nth), (patience, deadline));
+                        prop_assert_eq!(id.is_some(), plain.taken.len() + plain.resting() < 5);
                         if let Some(id) = id {
-                            prop_assert_eq!(taken.insert(id, origin), None);
-                            order.push_back((id, now + TIMEOUT, false));
+                            prop_assert_eq!(plain.taken.insert(id, part(nth)), None);
+                            let queue = &mut plain.queues[patience as usize];
+                            queue.push_back((id, deadline, false, false));
                         }
                     }
                     4 | 5 => {
-                        let id = taken.keys().nth(usize::from(pick) % 5).copied();
+                        let id = plain.taken.keys().nth(usize::from(pick) % 5).copied();
                         let id = id.unwrap_or(CommandId(pick));
-                        prop_assert_eq!(slots.release(id), taken.remove(&id));
-                        order.retain(|&(it, _, _)| it != id);
+                        prop_assert_eq!(slots.release(id), plain.release(id));
                     }
                     6 => now += Duration::from_secs(u64::from(pick % 9)),
                     _ => {
                         let late = slots.late(now);
-                        let expected = order.front().copied().filter(|&(_, at, _)| at <= now);
-                        let expected = expected.map(|(id, _, again)| Late { id, again });
-                        prop_assert_eq!(late, expected);
+                        prop_assert_eq!(late, plain.late(now));
                         if let Some(late) = late {
                             slots.told(late, now + TIMEOUT);
-                            order.pop_front();
-                            if !late.again {
-                                order.push_back((late.id, now + TIMEOUT, true));
-                            }
+                            plain.told(late, now + TIMEOUT);
                         }
                     }
                 }
-                prop_assert_eq!(slots.taken(), taken.len());
-                prop_assert_eq!(slots.free() + slots.taken(), 5);
+                prop_assert_eq!(slots.taken(), plain.taken.len());
+                prop_assert_eq!(slots.free() + slots.taken() + plain.resting(), 5);
             }
             while slots.release_latest().is_some() {}
-            prop_assert_eq!(slots.taken(), 0);
+            prop_assert_eq!((slots.taken(), slots.free()), (0, 5));
         }
     }
 }

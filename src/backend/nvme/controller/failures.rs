@@ -1,4 +1,5 @@
-//! What went wrong on the cores and is to be known: commands that failed, buffers that are kept.
+//! What went wrong on the cores and is to be known: commands that failed, flushes among them,
+//! buffers that are kept.
 //!
 //! Cores only count; they do not wait for a log. The keeper looks at the counters in each turn.
 
@@ -66,6 +67,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
                 "NVMe commands have failed, the last one with: {status}"
             );
         }
+        self.namespaces.tell_failed_flushes(controller);
         match self.failures.quarantine(&self.facts) {
             None => {}
             Some(0) => tracing::info!(controller, "buffers are used again: nothing touches them"),

@@ -312,8 +312,8 @@ struct Life<B: Bar, D: DmaSpace> {
     events: Events,
     health: HealthState,
     failures: Failures,
-    /// Late commands, to be aborted.
-    late: VecDeque<(QueueId, CommandId)>,
+    /// Late commands, to be aborted, and when that was told.
+    late: VecDeque<(QueueId, CommandId, Instant)>,
     aborts: u16,
     /// The admin queue is served by the controller.
     enabled: bool,
@@ -673,7 +673,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         if let Some(queue) = self.pairs.queue(index)
             && self.late.len() < LATE_MAX
         {
-            self.late.push_back((queue, id));
+            self.late.push_back((queue, id, self.now()));
         }
     }
 
@@ -683,10 +683,16 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             return;
         };
         let most = identity.data.aborts_max.min(ABORTS_MAX);
-        let late_at = self.now() + self.settings.admin_timeout;
+        let (now, aborted_within) = (self.now(), self.settings.io_timeout / 2);
+        let late_at = now + self.settings.admin_timeout;
         while self.aborts < most
-            && let Some((queue, id)) = self.late.pop_front()
+            && let Some((queue, id, told_at)) = self.late.pop_front()
         {
+            // Its core keeps the CID from other commands for little longer. What has not ended is
+            // late for the second time then.
+            if now.saturating_duration_since(told_at) > aborted_within {
+                continue;
+            }
             tracing::warn!(
                 controller = self.name,
                 queue = queue.0,

@@ -200,6 +200,14 @@ impl Namespaces {
         }
     }
 
+    /// Logs which flushes have failed on a core.
+    pub(super) fn tell_failed_flushes(&self, controller: &str) {
+        for namespace in self.served.iter().filter(|one| one.has_failed_flush()) {
+            let id = namespace.geometry.namespace.0;
+            tracing::error!(controller, namespace = id, "a flush failed: {CACHE_LOST}");
+        }
+    }
+
     /// Tells whoever serves them what has become of them.
     pub(super) fn update(&self, controller: &str) {
         for namespace in &self.served {

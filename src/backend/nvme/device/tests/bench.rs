@@ -142,6 +142,16 @@ impl Bench {
         });
     }
 
+    /// The namespace once more, as the unit `index` of the first core, which has no write cache.
+    pub(super) fn attach_through(&mut self, index: u16) {
+        let served = Served {
+            handle: &self.handle,
+            namespace: &self.namespace,
+            write_through: true,
+        };
+        assert_eq!(self.cores[0].cores.attach(index, &served), Ok("nvme"));
+    }
+
     /// Gives the first `pairs` cores a queue pair each; the others send through them.
     pub(super) fn open(&mut self, pairs: u16) {
         self.generation += 1;
@@ -231,6 +241,10 @@ impl Bench {
     }
 
     pub(super) fn submit(&mut self, nth: usize, operation: Operation) -> u64 {
+        self.submit_to(nth, 2, operation)
+    }
+
+    pub(super) fn submit_to(&mut self, nth: usize, unit: u16, operation: Operation) -> u64 {
         let tag = self.next_tag;
         self.next_tag += 1;
         if let Operation::Read { buf, .. } | Operation::Write { buf, .. } = &operation
@@ -242,7 +256,7 @@ impl Bench {
         }
         let core = &mut self.cores[nth];
         let with = (Token::new(tag), MANNER);
-        core.cores.submit(2, operation, with, &mut core.ready);
+        core.cores.submit(unit, operation, with, &mut core.ready);
         tag
     }
 
