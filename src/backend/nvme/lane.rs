@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::link::{Generation, Lane, Returned};
+use super::link::{Lane, Returned};
 use super::spec::entry::CompletionEntry;
 
 /// See the module.
@@ -28,19 +28,9 @@ impl Hosted {
     }
 
     /// A command of the guest's has ended.
-    pub(crate) fn give_back(
-        &mut self,
-        generation: Generation,
-        tag: u16,
-        completion: CompletionEntry,
-    ) {
+    pub(crate) fn give_back(&mut self, tag: u16, completion: CompletionEntry) {
         self.outstanding = self.outstanding.saturating_sub(1);
-        let returned = Returned {
-            generation,
-            tag,
-            completion,
-        };
-        let lost = self.lane.returns.push(returned);
+        let lost = self.lane.returns.push(Returned { tag, completion });
         debug_assert!(
             lost.is_ok(),
             "a guest has no more commands than the lane has places"

@@ -314,7 +314,6 @@ pub(crate) fn channel<D: DmaSpace>() -> (SyncSender<ToKeeper<D>>, Receiver<ToKee
 /// the guest's memory, mapped in the same space.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Foreign {
-    pub(crate) generation: Generation,
     pub(crate) tag: u16,
     pub(crate) entry: SubmissionEntry,
 }
@@ -322,12 +321,12 @@ pub(crate) struct Foreign {
 /// How it ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Returned {
-    pub(crate) generation: Generation,
     pub(crate) tag: u16,
     pub(crate) completion: CompletionEntry,
 }
 
-/// Between a core without a queue pair of its own and the core whose pair it uses.
+/// Between a core without a queue pair of its own and the core whose pair it uses. Each generation
+/// has lanes of its own, so that what is left in an old one reaches nobody.
 ///
 /// The guest never has more than [`LANE_MAX`] commands on their way, so `returns` has room for all.
 #[derive(Debug)]

@@ -244,13 +244,9 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
         let id = id.expect("a slot is free");
         entry.set_id(id);
         match &self.state {
-            State::Guest(generation, lane) => {
-                let foreign = Foreign {
-                    generation: *generation,
-                    tag: id.0,
-                    entry,
-                };
-                if lane.commands.push(foreign).is_err() {
+            State::Guest(_, lane) => {
+                let (tag, entry) = (id.0, entry);
+                if lane.commands.push(Foreign { tag, entry }).is_err() {
                     self.slots.release(id);
                     self.requests.put_back(part, None);
                     return false;
@@ -305,28 +301,14 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
             return;
         }
         let share = (self.slots.free() / (self.lanes.len() + 1)).max(1);
-        let State::Live(grant) = &self.state else {
-            return;
-        };
         for (lane, hosted) in self.lanes.iter_mut().enumerate() {
             let lane = u16::try_from(lane).expect("at most one for each core");
             for _ in 0..share.min(self.slots.free()) {
                 let Some(foreign) = hosted.as_ref().and_then(|it| it.lane.commands.pop()) else {
                     break;
                 };
-                let Foreign {
-                    generation,
-                    tag,
-                    mut entry,
-                } = foreign;
-                if generation != grant.generation {
-                    continue;
-                }
-                let origin = Origin::Foreign {
-                    lane,
-                    generation,
-                    tag,
-                };
+                let Foreign { tag, mut entry } = foreign;
+                let origin = Origin::Foreign { lane, tag };
                 let patience = Patience::with(entry.opcode());
                 let deadline = now + self.handle.settings.timeout(patience);
                 let id = self.slots.take(origin, (patience, deadline));
@@ -353,9 +335,9 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
                 // Behind what has completed: a core that was held up finds nothing late.
                 self.tell_late();
             }
-            State::Guest(generation, lane) => {
-                let (generation, lane) = (*generation, Arc::clone(lane));
-                self.take_returns(generation, &lane, ready);
+            State::Guest(_, lane) => {
+                let lane = Arc::clone(lane);
+                self.take_returns(&lane, ready);
                 self.tell_late();
             }
             State::Joining | State::Halted | State::Held | State::Failed => {}
@@ -401,32 +383,20 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
         });
         match released.map_err(|breach| (grant.generation, breach))? {
             Origin::Own(part) => self.ended(part, completion.status(), ready),
-            Origin::Foreign {
-                lane,
-                generation,
-                tag,
-            } => {
+            Origin::Foreign { lane, tag } => {
                 if let Some(Some(hosted)) = self.lanes.get_mut(usize::from(lane)) {
-                    hosted.give_back(generation, tag, *completion);
+                    hosted.give_back(tag, *completion);
                 }
             }
         }
         Ok(())
     }
 
-    fn take_returns(
-        &mut self,
-        generation: Generation,
-        lane: &Lane,
-        ready: &mut VecDeque<Completion>,
-    ) {
+    fn take_returns(&mut self, lane: &Lane, ready: &mut VecDeque<Completion>) {
         for _ in 0..LANE_MAX {
             let Some(returned) = lane.returns.pop() else {
                 return;
             };
-            if returned.generation != generation {
-                continue;
-            }
             if let Some(Origin::Own(part)) = self.slots.release(CommandId(returned.tag)) {
                 self.ended(part, returned.completion.status(), ready);
             }
@@ -510,6 +480,7 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
                 }
             }
             Order::Fail => {
+                self.lanes.clear();
                 self.lose(ready);
                 self.state = State::Failed;
                 self.requests.fail(self.why_failed(), ready);

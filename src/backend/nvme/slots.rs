@@ -15,7 +15,6 @@
 use std::time::Instant;
 
 use super::facts::{Patience, QUEUE_ENTRIES_MAX};
-use super::link::Generation;
 use super::spec::entry::CommandId;
 use super::split::Cut;
 
@@ -35,11 +34,7 @@ pub(crate) enum Origin {
     /// Part of a request of this core.
     Own(Part),
     /// A guest's: which lane, and what it calls the command.
-    Foreign {
-        lane: u16,
-        generation: Generation,
-        tag: u16,
-    },
+    Foreign { lane: u16, tag: u16 },
 }
 
 /// Part of a request, and how often it was sent again.

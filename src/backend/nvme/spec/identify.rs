@@ -17,7 +17,6 @@ pub(crate) type Page = [u8; PAGE_BYTES];
 /// Offsets in the Identify Controller data structure (§5.17.2.1).
 mod controller {
     pub(super) const VID: usize = 0;
-    pub(super) const SSVID: usize = 2;
     pub(super) const SN: usize = 4;
     pub(super) const MN: usize = 24;
     pub(super) const FR: usize = 64;
@@ -32,21 +31,15 @@ mod controller {
     pub(super) const OACS: usize = 256;
     pub(super) const ACL: usize = 258;
     pub(super) const AERL: usize = 259;
-    pub(super) const LPA: usize = 261;
     pub(super) const ELPE: usize = 262;
     pub(super) const WCTEMP: usize = 266;
     pub(super) const CCTEMP: usize = 268;
-    pub(super) const KAS: usize = 320;
     pub(super) const SQES: usize = 512;
     pub(super) const CQES: usize = 513;
     pub(super) const NN: usize = 516;
     pub(super) const ONCS: usize = 520;
-    pub(super) const FUSES: usize = 522;
     pub(super) const VWC: usize = 525;
-    pub(super) const AWUN: usize = 526;
     pub(super) const AWUPF: usize = 528;
-    pub(super) const ACWU: usize = 532;
-    pub(super) const SGLS: usize = 536;
     pub(super) const SUBNQN: usize = 768;
     pub(super) const SUBNQN_BYTES: usize = 256;
 }
@@ -62,19 +55,10 @@ pub(crate) enum ControllerType {
     Reserved(u8),
 }
 
-/// Whether a Flush may name all namespaces at once (VWC bits 2:1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum FlushAll {
-    NotSaid,
-    Refused,
-    Supported,
-}
-
 /// Identify Controller.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct ControllerData {
     pub(crate) vendor: u16,
-    pub(crate) subsystem_vendor: u16,
     pub(crate) serial: String,
     pub(crate) model: String,
     pub(crate) firmware: String,
@@ -99,15 +83,11 @@ pub(crate) struct ControllerData {
     pub(crate) aborts_max: u16,
     /// AERL + 1: Asynchronous Event Requests outstanding at once.
     pub(crate) events_max: u16,
-    /// LPA bit 0: SMART of one namespace.
-    pub(crate) health_per_namespace: bool,
     /// ELPE + 1: entries of the error log.
     pub(crate) error_entries: u16,
     /// WCTEMP and CCTEMP, in kelvin; 0 is not said.
     pub(crate) warning_kelvin: u16,
     pub(crate) critical_kelvin: u16,
-    /// KAS: unit of the keep alive timer, in 100 ms; 0 there is none.
-    pub(crate) keep_alive_unit: u16,
     /// SQES: smallest entry of a submission queue, as a power of two.
     pub(crate) submission_shift: u8,
     /// CQES, likewise.
@@ -119,17 +99,10 @@ pub(crate) struct ControllerData {
     pub(crate) deallocate: bool,
     pub(crate) write_zeroes: bool,
     pub(crate) verify: bool,
-    /// FUSES bit 0: Compare and Write as a fused pair.
-    pub(crate) fused_compare_and_write: bool,
     /// VWC bit 0: there is a volatile write cache.
     pub(crate) write_cache: bool,
-    pub(crate) flush_all: FlushAll,
-    /// AWUN + 1, AWUPF + 1, ACWU + 1, in logical blocks.
-    pub(crate) atomic_blocks: u32,
+    /// AWUPF + 1, in logical blocks.
     pub(crate) atomic_power_fail_blocks: u32,
-    pub(crate) atomic_compare_blocks: u32,
-    /// SGLS.
-    pub(crate) sgls: u32,
     pub(crate) subsystem: String,
 }
 
@@ -142,7 +115,6 @@ impl ControllerData {
         let from_zero = |at| u32::from(page.u16(at)) + 1;
         Self {
             vendor: page.u16(at::VID),
-            subsystem_vendor: page.u16(at::SSVID),
             serial: page.text(at::SN, at::MN - at::SN),
             model: page.text(at::MN, at::FR - at::MN),
             firmware: page.text(at::FR, 8),
@@ -164,11 +136,9 @@ impl ControllerData {
             shadow_doorbells: page.u16(at::OACS) & 1 << 8 != 0,
             aborts_max: u16::from(page.byte(at::ACL)) + 1,
             events_max: u16::from(page.byte(at::AERL)) + 1,
-            health_per_namespace: page.bit(at::LPA, 0),
             error_entries: u16::from(page.byte(at::ELPE)) + 1,
             warning_kelvin: page.u16(at::WCTEMP),
             critical_kelvin: page.u16(at::CCTEMP),
-            keep_alive_unit: page.u16(at::KAS),
             submission_shift: page.byte(at::SQES) & 0xf,
             completion_shift: page.byte(at::CQES) & 0xf,
             namespaces_max: page.u32(at::NN),
@@ -176,17 +146,8 @@ impl ControllerData {
             deallocate: optional & 1 << 2 != 0,
             write_zeroes: optional & 1 << 3 != 0,
             verify: optional & 1 << 7 != 0,
-            fused_compare_and_write: page.bit(at::FUSES, 0),
             write_cache: page.bit(at::VWC, 0),
-            flush_all: match page.byte(at::VWC) >> 1 & 3 {
-                2 => FlushAll::Refused,
-                3 => FlushAll::Supported,
-                _ => FlushAll::NotSaid,
-            },
-            atomic_blocks: from_zero(at::AWUN),
             atomic_power_fail_blocks: from_zero(at::AWUPF),
-            atomic_compare_blocks: from_zero(at::ACWU),
-            sgls: page.u32(at::SGLS),
             subsystem: page.text(at::SUBNQN, at::SUBNQN_BYTES),
         }
     }
@@ -202,9 +163,7 @@ impl ControllerData {
 /// commands, each `None` where the controller knows none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct NvmControllerData {
-    /// VSL: pages (of CAP.MPSMIN) of one Verify, as a power of two.
-    pub(crate) verify_pages_shift: Option<u8>,
-    /// WZSL, of one Write Zeroes.
+    /// WZSL: pages (of CAP.MPSMIN) of one Write Zeroes, as a power of two.
     pub(crate) write_zeroes_pages_shift: Option<u8>,
     /// DMRL: ranges of one Dataset Management.
     pub(crate) ranges_max: Option<u8>,
@@ -219,7 +178,6 @@ impl NvmControllerData {
         let page = Fields(page);
         let shift = |at| Some(page.byte(at)).filter(|&shift| shift != 0);
         Self {
-            verify_pages_shift: shift(0),
             write_zeroes_pages_shift: shift(1),
             ranges_max: shift(3),
             range_blocks_max: Some(page.u32(4)).filter(|&blocks| blocks != 0),
@@ -232,19 +190,15 @@ impl NvmControllerData {
 mod namespace {
     pub(super) const NSZE: usize = 0;
     pub(super) const NCAP: usize = 8;
-    pub(super) const NUSE: usize = 16;
     pub(super) const NSFEAT: usize = 24;
     pub(super) const NLBAF: usize = 25;
     pub(super) const FLBAS: usize = 26;
     pub(super) const DPS: usize = 29;
     pub(super) const DLFEAT: usize = 33;
-    pub(super) const NAWUN: usize = 34;
     pub(super) const NAWUPF: usize = 36;
-    pub(super) const NACWU: usize = 38;
     pub(super) const NABO: usize = 42;
     pub(super) const NABSPF: usize = 44;
     pub(super) const NOIOB: usize = 46;
-    pub(super) const NPWG: usize = 64;
     pub(super) const NPDG: usize = 68;
     pub(super) const NSATTR: usize = 99;
     pub(super) const NGUID: usize = 104;
@@ -261,8 +215,6 @@ pub(crate) struct NamespaceData {
     pub(crate) blocks: u64,
     /// NCAP: those that may be allocated at once.
     pub(crate) capacity: u64,
-    /// NUSE: those that are.
-    pub(crate) used: u64,
     /// NSFEAT bit 0: it is thin provisioned.
     pub(crate) thin: bool,
     /// NSFEAT bit 1: the atomic sizes below are its own.
@@ -276,18 +228,15 @@ pub(crate) struct NamespaceData {
     pub(crate) deallocated_reads_zeroes: bool,
     /// DLFEAT bit 3: Write Zeroes can deallocate.
     pub(crate) write_zeroes_deallocates: bool,
-    /// NAWUN, NAWUPF, NACWU as they are: from zero, meant with `own_atomics`.
-    pub(crate) atomic: u16,
+    /// NAWUPF as it is: from zero, meant with `own_atomics`.
     pub(crate) atomic_power_fail: u16,
-    pub(crate) atomic_compare: u16,
     /// NABO and NABSPF as they are: an atomic write may not cross a multiple of NABSPF + 1 blocks
     /// behind NABO, where NABSPF is not 0.
     pub(crate) boundary_offset: u16,
     pub(crate) boundary_power_fail: u16,
     /// NOIOB: blocks between boundaries that a command should not cross; 0 there are none.
     pub(crate) optimal_boundary: u16,
-    /// NPWG + 1 and NPDG + 1, in blocks: preferred sizes of writes and of deallocations.
-    pub(crate) write_granularity: u32,
+    /// NPDG + 1, in blocks: the preferred size of deallocations.
     pub(crate) deallocate_granularity: u32,
     /// NSATTR bit 0: currently write protected.
     pub(crate) write_protected: bool,
@@ -314,7 +263,6 @@ impl NamespaceData {
         Self {
             blocks: fields.u64(at::NSZE),
             capacity: fields.u64(at::NCAP),
-            used: fields.u64(at::NUSE),
             thin: fields.bit(at::NSFEAT, 0),
             own_atomics: fields.bit(at::NSFEAT, 1),
             own_granularities: fields.bit(at::NSFEAT, 4),
@@ -322,13 +270,10 @@ impl NamespaceData {
             protection: fields.byte(at::DPS) & 7,
             deallocated_reads_zeroes: fields.byte(at::DLFEAT) & 7 == 1,
             write_zeroes_deallocates: fields.bit(at::DLFEAT, 3),
-            atomic: fields.u16(at::NAWUN),
             atomic_power_fail: fields.u16(at::NAWUPF),
-            atomic_compare: fields.u16(at::NACWU),
             boundary_offset: fields.u16(at::NABO),
             boundary_power_fail: fields.u16(at::NABSPF),
             optimal_boundary: fields.u16(at::NOIOB),
-            write_granularity: u32::from(fields.u16(at::NPWG)) + 1,
             deallocate_granularity: u32::from(fields.u16(at::NPDG)) + 1,
             write_protected: fields.bit(at::NSATTR, 0),
             nguid: fields.bytes(at::NGUID),
@@ -454,7 +399,7 @@ mod tests {
             (526, &[127, 0, 0, 0, 0, 0, 0, 0]),
             (768, b"nqn.2019-08.org.qemu:serial\0"),
         ]));
-        assert_eq!((data.vendor, data.subsystem_vendor), (0x1b36, 0x1af4));
+        assert_eq!(data.vendor, 0x1b36);
         assert_eq!(
             (&*data.serial, &*data.model, &*data.firmware),
             ("serial 1", "QEMU NVMe Ctrl", "7.2.22")
@@ -467,18 +412,13 @@ mod tests {
         assert_eq!(data.retry_delays, [1, 2, 3]);
         assert!(data.shadow_doorbells);
         assert_eq!((data.aborts_max, data.events_max), (4, 5));
-        assert!(data.health_per_namespace);
         assert_eq!(data.error_entries, 63);
         assert_eq!((data.warning_kelvin, data.critical_kelvin), (343, 373));
         assert_eq!((data.submission_shift, data.completion_shift), (6, 4));
         assert_eq!(data.namespaces_max, 256);
         assert!(data.compare && data.deallocate && data.write_zeroes && data.verify);
-        assert!(data.fused_compare_and_write && data.write_cache);
-        assert_eq!(data.flush_all, FlushAll::Supported);
-        assert_eq!(
-            (data.atomic_blocks, data.atomic_power_fail_blocks),
-            (128, 1)
-        );
+        assert!(data.write_cache);
+        assert_eq!(data.atomic_power_fail_blocks, 1);
         assert_eq!(data.subsystem, "nqn.2019-08.org.qemu:serial");
     }
 
@@ -487,7 +427,6 @@ mod tests {
         let data = ControllerData::parse(&[0; PAGE_BYTES]);
         assert_eq!(data.transfer_bytes_max(12), None);
         assert_eq!(data.kind, ControllerType::NotReported);
-        assert_eq!(data.flush_all, FlushAll::NotSaid);
         assert!(!data.write_cache && !data.deallocate && !data.shadow_doorbells);
         let limits = NvmControllerData::parse(&[0; PAGE_BYTES]);
         assert_eq!(limits, NvmControllerData::default());
@@ -511,7 +450,6 @@ mod tests {
         assert_eq!(
             limits,
             NvmControllerData {
-                verify_pages_shift: Some(5),
                 write_zeroes_pages_shift: Some(4),
                 ranges_max: Some(64),
                 range_blocks_max: Some(0x1_0000),
@@ -536,10 +474,7 @@ mod tests {
             (120, &[8; 8]),
             (128 + 4 * 7, &[0, 0, 12, 0]),
         ]));
-        assert_eq!(
-            (data.blocks, data.capacity, data.used),
-            (0x10_0000, 0x0f_0000, 0x0e_0000)
-        );
+        assert_eq!((data.blocks, data.capacity), (0x10_0000, 0x0f_0000));
         assert!(data.thin && data.own_atomics && data.own_granularities);
         assert_eq!(
             data.format,
@@ -550,16 +485,10 @@ mod tests {
             }
         );
         assert!(data.deallocated_reads_zeroes && data.write_zeroes_deallocates);
-        assert_eq!(
-            (data.atomic, data.atomic_power_fail, data.atomic_compare),
-            (7, 3, 1)
-        );
+        assert_eq!(data.atomic_power_fail, 3);
         assert_eq!((data.boundary_offset, data.boundary_power_fail), (5, 15));
         assert_eq!(data.optimal_boundary, 256);
-        assert_eq!(
-            (data.write_granularity, data.deallocate_granularity),
-            (8, 64)
-        );
+        assert_eq!(data.deallocate_granularity, 64);
         assert!(data.write_protected);
         assert_eq!((data.nguid, data.eui64), ([9; 16], [8; 8]));
     }

@@ -34,7 +34,7 @@ proptest! {
         let printable = |text: &str| text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
         prop_assert!(printable(&data.serial) && printable(&data.subsystem));
         let namespace = NamespaceData::parse(&page);
-        prop_assert!(namespace.protection < 8 && namespace.write_granularity > 0);
+        prop_assert!(namespace.protection < 8 && namespace.deallocate_granularity > 0);
         let found = Identifiers::parse(&page).or(&namespace);
         prop_assert!(found.nguid != Some([0; 16]) && found.eui64 != Some([0; 8]));
         let limits = NvmControllerData::parse(&page);
