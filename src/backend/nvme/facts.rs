@@ -7,10 +7,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::super::request::{Designators, DeviceInfo};
 use super::link::Generation;
 use super::spec::command::io;
 use super::spec::entry::NamespaceId;
-use super::spec::identify::{ControllerData, Identifiers};
+use super::spec::identify::{ControllerData, Identifiers, NamespaceData};
 use super::spec::log::Health;
 use super::spec::status::Status;
 use super::vitals::Vitals;
@@ -159,6 +160,8 @@ pub(crate) struct Facts {
     oldest: AtomicU32,
     /// The last command that failed: its status above [`LBA_BITS`] bits of its LBA.
     last_failure: AtomicU64,
+    /// The error log has more to say of one that failed.
+    more: AtomicBool,
     pub(crate) counters: Counters,
     /// The control side's alone.
     pub(crate) vitals: Vitals,
@@ -171,6 +174,7 @@ impl Default for Facts {
             retry_delays: [const { AtomicU16::new(0) }; 3],
             oldest: AtomicU32::new(0),
             last_failure: AtomicU64::new(0),
+            more: AtomicBool::new(false),
             counters: Counters::default(),
             vitals: Vitals::default(),
         }
@@ -204,6 +208,9 @@ impl Facts {
         let lba = lba.min((1 << LBA_BITS) - 1);
         let failure = u64::from(status.field()) << LBA_BITS | lba;
         self.last_failure.store(failure, Relaxed);
+        if status.more() {
+            self.more.store(true, Relaxed);
+        }
         Counters::add(&self.counters.errors, 1);
     }
 
@@ -212,6 +219,11 @@ impl Facts {
         let failure = self.last_failure.load(Relaxed);
         let field = u16::try_from(failure >> LBA_BITS).expect("16 bits are left");
         (Status::from_field(field), failure & ((1 << LBA_BITS) - 1))
+    }
+
+    /// The keeper's: whether the error log has said more of a command since it was last asked.
+    pub(crate) fn has_more(&self) -> bool {
+        self.more.load(Relaxed) && self.more.swap(false, Relaxed)
     }
 
     /// How long to wait before a command is sent again whose status has this CRD, 0 to 3. Nothing
@@ -250,10 +262,58 @@ pub(crate) struct Geometry {
     pub(crate) write_zeroes_deallocates: bool,
     /// Preferred granularity of deallocations, in blocks, at least 1.
     pub(crate) deallocate_granularity: u32,
+    /// Not all blocks have space behind them, and not all may get some.
+    pub(crate) thin: bool,
     pub(crate) identifiers: Identifiers,
 }
 
 impl Geometry {
+    /// Of a namespace, by what it and its controller say.
+    pub(crate) fn of(
+        (namespace, identifiers): (NamespaceId, Identifiers),
+        data: &NamespaceData,
+        controller: &ControllerData,
+    ) -> Self {
+        let from_zero = |field: u16| u32::from(field) + 1;
+        let bounded = data.own_atomics && data.boundary_power_fail != 0;
+        Self {
+            namespace,
+            block_shift: data.format.block_shift,
+            boundary_blocks: data.optimal_boundary.into(),
+            atomic_blocks: match data.own_atomics {
+                true => from_zero(data.atomic_power_fail),
+                false => controller.atomic_power_fail_blocks,
+            },
+            atomic_boundary: bounded.then_some(AtomicBoundary {
+                blocks: from_zero(data.boundary_power_fail),
+                offset: data.boundary_offset.into(),
+            }),
+            unmapped_reads_zeroes: data.deallocated_reads_zeroes,
+            write_zeroes_deallocates: data.write_zeroes_deallocates,
+            deallocate_granularity: match data.own_granularities {
+                true => data.deallocate_granularity,
+                false => 1,
+            },
+            thin: data.thin || data.capacity < data.blocks,
+            identifiers,
+        }
+    }
+
+    /// What of it a logical unit says.
+    pub(crate) fn tell(&self, limits: &Limits, info: &mut DeviceInfo) {
+        info.write_cache &= limits.write_cache;
+        info.unmap = limits.deallocate.is_some() && !info.read_only;
+        info.unmap_reads_zeroes = info.unmap && self.unmapped_reads_zeroes;
+        info.unmap_granularity = self.deallocate_granularity.max(1);
+        info.thin = self.thin;
+        info.atomic_write_blocks = self.atomic_write_blocks(limits, info.physical_block_exponent);
+        info.designators = Designators {
+            nguid: self.identifiers.nguid,
+            eui64: self.identifiers.eui64,
+            uuid: self.identifiers.uuid,
+        };
+    }
+
     /// Blocks that a write of an initiator's may have to be done whole or not at all when power
     /// fails; 0 where none is. Atomic writes consist of whole physical blocks, of which there are
     /// `1 << physical_block_exponent` logical blocks in each.
@@ -485,6 +545,7 @@ mod tests {
             unmapped_reads_zeroes: false,
             write_zeroes_deallocates: false,
             deallocate_granularity: 1,
+            thin: false,
             identifiers: Identifiers::default(),
         };
         let namespace = Namespace::new(geometry, 100);
@@ -516,6 +577,7 @@ mod tests {
             unmapped_reads_zeroes: false,
             write_zeroes_deallocates: false,
             deallocate_granularity: 1,
+            thin: false,
             identifiers: Identifiers::default(),
         };
         let plain = |shift, blocks, exponent| {

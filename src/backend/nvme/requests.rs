@@ -283,6 +283,7 @@ mod tests {
             unmapped_reads_zeroes: false,
             write_zeroes_deallocates: false,
             deallocate_granularity: 1,
+            thin: false,
             identifiers: Identifiers::default(),
         };
         let limits = Limits {

@@ -2,7 +2,7 @@
 //!
 //! Hard limits are the longest transfer (MDTS and ours) and the 16 bits of a count of blocks.
 //! NOIOB is a hint of speed, so that it never cuts a write that was promised to be atomic; a
-//! promise is made only for what one command can carry ([`atomic_blocks`]).
+//! promise is made only for what one command can carry ([`Geometry::atomic_write_blocks`]).
 
 use super::facts::{DeallocateLimits, Geometry, Limits};
 use super::spec::command::{BLOCKS_MAX, RANGES_MAX};
@@ -27,16 +27,6 @@ pub(crate) struct Rules {
     pub(crate) whole: u32,
 }
 
-/// Blocks of an atomic write that can be promised: never more than one command carries, and one
-/// block where the namespace has boundaries inside of which it is atomic.
-pub(crate) fn atomic_blocks(geometry: &Geometry, limits: &Limits) -> u32 {
-    if geometry.atomic_boundary.is_some() {
-        return 1;
-    }
-    let most = transfer_blocks(geometry, limits);
-    geometry.atomic_blocks.clamp(1, most)
-}
-
 fn transfer_blocks(geometry: &Geometry, limits: &Limits) -> u32 {
     (limits.transfer_bytes >> geometry.block_shift).clamp(1, BLOCKS_MAX)
 }
@@ -46,7 +36,7 @@ pub(crate) fn of_transfers(geometry: &Geometry, limits: &Limits) -> Rules {
     Rules {
         most: transfer_blocks(geometry, limits),
         boundary: geometry.boundary_blocks,
-        whole: atomic_blocks(geometry, limits),
+        whole: geometry.atomic_write_blocks(limits, 0),
     }
 }
 
@@ -87,7 +77,6 @@ pub(crate) fn first_cut(rules: Rules, total: u64, lba: u64, left: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::facts::AtomicBoundary;
     use super::super::spec::entry::NamespaceId;
     use super::super::spec::identify::Identifiers;
     use super::*;
@@ -103,6 +92,7 @@ mod tests {
             unmapped_reads_zeroes: false,
             write_zeroes_deallocates: false,
             deallocate_granularity: 1,
+            thin: false,
             identifiers: Identifiers::default(),
         }
     }
@@ -193,15 +183,7 @@ mod tests {
 
     #[test]
     fn a_promise_of_atomicity_is_kept_or_not_made() {
-        // 1 MiB of 512 bytes is what one command carries.
         let most = limits(1 << 20);
-        assert_eq!(atomic_blocks(&geometry(9, 0, 0xffff), &most), 2048);
-        assert_eq!(atomic_blocks(&geometry(9, 0, 64), &most), 64);
-        assert_eq!(atomic_blocks(&geometry(12, 0, 64), &limits(4096)), 1);
-        let mut bounded = geometry(9, 0, 64);
-        let (blocks, offset) = (64, 0);
-        bounded.atomic_boundary = Some(AtomicBoundary { blocks, offset });
-        assert_eq!(atomic_blocks(&bounded, &most), 1);
         // The hint does not cut what is promised, and does cut the next longer.
         let rules = of_transfers(&geometry(9, 8, 16), &most);
         assert_eq!(cuts(rules, 4, 16), [(4, 16)]);

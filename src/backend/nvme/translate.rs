@@ -286,6 +286,7 @@ mod tests {
         unmapped_reads_zeroes: true,
         write_zeroes_deallocates: true,
         deallocate_granularity: 1,
+        thin: false,
         identifiers: Identifiers {
             eui64: None,
             nguid: None,

@@ -10,7 +10,7 @@ use super::facts::{Namespace, NamespaceState, Selector, Settings, State};
 use super::keeper;
 use super::link::Handle;
 use super::vfio::{self, AddressError, OpenOptions, PciAddress};
-use crate::backend::request::{Designators, DeviceInfo};
+use crate::backend::request::DeviceInfo;
 use crate::backend::spec::{OpenError, Spec};
 
 /// How long a namespace may take to be found: a reset may be under way.
@@ -116,19 +116,8 @@ impl<B: Bar, D: DmaSpace> Unit<B, D> {
         }
         let blocks = self.namespace.blocks();
         let mut info = spec.info(blocks.saturating_mul(block_size.into()))?;
-        let identifiers = &geometry.identifiers;
         info.read_only |= self.namespace.state() == NamespaceState::ReadOnly;
-        info.write_cache &= limits.write_cache;
-        info.unmap = limits.deallocate.is_some() && !info.read_only;
-        info.unmap_reads_zeroes = info.unmap && geometry.unmapped_reads_zeroes;
-        info.unmap_granularity = geometry.deallocate_granularity.max(1);
-        info.atomic_write_blocks =
-            geometry.atomic_write_blocks(limits, info.physical_block_exponent);
-        info.designators = Designators {
-            nguid: identifiers.nguid,
-            eui64: identifiers.eui64,
-            uuid: identifiers.uuid,
-        };
+        geometry.tell(limits, &mut info);
         Ok(info)
     }
 

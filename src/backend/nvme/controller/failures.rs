@@ -68,6 +68,9 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             );
         }
         self.namespaces.tell_failed_flushes(controller);
+        if self.facts.has_more() {
+            self.events.want_error_log();
+        }
         match self.failures.quarantine(&self.facts) {
             None => {}
             Some(0) => tracing::info!(controller, "buffers are used again: nothing touches them"),

@@ -182,7 +182,9 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         let read_only = health.warnings.read_only();
         if read_only != self.namespaces.read_only {
             self.namespaces.read_only = read_only;
-            self.namespaces.update(&self.name);
+            if let Some(identity) = &self.identity {
+                self.namespaces.update(&self.name, identity);
+            }
         }
         Ok(())
     }

@@ -11,8 +11,7 @@ use super::{Identity, Life, Trouble, good};
 use crate::backend::nvme::bar::Bar;
 use crate::backend::nvme::dma::DmaSpace;
 use crate::backend::nvme::facts::{
-    AtomicBoundary, CACHE_LOST, Geometry, Namespace, NamespaceReport, NamespaceState, Report,
-    Selector,
+    CACHE_LOST, Geometry, Namespace, NamespaceReport, NamespaceState, Report, Selector,
 };
 use crate::backend::nvme::link::Refusal;
 use crate::backend::nvme::spec::command::{self, Identify};
@@ -77,37 +76,11 @@ impl Known {
     }
 
     fn geometry(&self, identity: &Identity) -> Geometry {
-        let data = &self.data;
-        let from_zero = |field: u16| u32::from(field) + 1;
-        let atomic_blocks = if data.own_atomics {
-            from_zero(data.atomic_power_fail)
-        } else {
-            identity.data.atomic_power_fail_blocks
-        };
-        let bounded = data.own_atomics && data.boundary_power_fail != 0;
-        let boundary = AtomicBoundary {
-            blocks: from_zero(data.boundary_power_fail),
-            offset: data.boundary_offset.into(),
-        };
-        Geometry {
-            namespace: self.id,
-            block_shift: data.format.block_shift,
-            boundary_blocks: data.optimal_boundary.into(),
-            atomic_blocks,
-            atomic_boundary: bounded.then_some(boundary),
-            unmapped_reads_zeroes: data.deallocated_reads_zeroes,
-            write_zeroes_deallocates: data.write_zeroes_deallocates,
-            deallocate_granularity: if data.own_granularities {
-                data.deallocate_granularity
-            } else {
-                1
-            },
-            identifiers: self.identifiers,
-        }
+        Geometry::of((self.id, self.identifiers), &self.data, &identity.data)
     }
 
     /// Why it is not the namespace that is served as `old`, if it is not.
-    fn differs(&self, old: &Geometry) -> Option<String> {
+    fn differs(&self, old: &Geometry, identity: &Identity) -> Option<String> {
         if let Some(refusal) = self.refusal() {
             return Some(refusal);
         }
@@ -116,13 +89,19 @@ impl Known {
             let was = old.block_shift;
             return Some(format!("its blocks were 2^{was} bytes and are 2^{shift}"));
         }
-        (self.identifiers != old.identifiers).then(|| {
+        if self.identifiers != old.identifiers {
             let was = &old.identifiers;
-            format!(
+            return Some(format!(
                 "its identifiers were {was:?} and are {:?}",
                 self.identifiers
-            )
-        })
+            ));
+        }
+        let (new, limits) = (self.geometry(identity), &identity.limits);
+        if old.unmapped_reads_zeroes && !new.unmapped_reads_zeroes {
+            return Some("deallocated blocks no longer read as zeroes".to_owned());
+        }
+        let [was, is] = [old, &new].map(|one| one.atomic_write_blocks(limits, 0));
+        (is < was).then(|| format!("its atomic writes were {was} blocks and are {is}"))
     }
 }
 
@@ -209,18 +188,23 @@ impl Namespaces {
     }
 
     /// Tells whoever serves them what has become of them.
-    pub(super) fn update(&self, controller: &str) {
+    pub(super) fn update(&self, controller: &str, identity: &Identity) {
         for namespace in &self.served {
             let id = namespace.geometry.namespace;
             let known = self.known.iter().find(|known| known.id == id);
-            self.update_one(namespace, known, controller);
+            let differs = known.and_then(|known| known.differs(&namespace.geometry, identity));
+            self.update_one(namespace, (known, differs), controller);
         }
     }
 
-    fn update_one(&self, namespace: &Namespace, known: Option<&Known>, controller: &str) {
+    fn update_one(
+        &self,
+        namespace: &Namespace,
+        (known, differs): (Option<&Known>, Option<String>),
+        controller: &str,
+    ) {
         let id = namespace.geometry.namespace.0;
         let was = namespace.state();
-        let differs = known.and_then(|known| known.differs(&namespace.geometry));
         let state = match known {
             None => NamespaceState::Missing,
             Some(_) if differs.is_some() => NamespaceState::Changed,
@@ -306,7 +290,9 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         }
         self.namespaces.known = known;
         self.namespaces.more = more;
-        self.namespaces.update(&self.name);
+        if let Some(identity) = &self.identity {
+            self.namespaces.update(&self.name, identity);
+        }
         Ok(())
     }
 

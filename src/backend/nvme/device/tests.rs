@@ -1,6 +1,8 @@
 //! Queue pairs against the model of a controller: one that keeps the rules, and one that does not.
 
 mod bench;
+mod durable;
+mod late;
 mod random;
 
 use std::time::Duration;
@@ -150,61 +152,6 @@ fn zeroes_and_deallocations_read_as_zeroes() {
 }
 
 #[test]
-fn what_was_flushed_or_written_through_survives_a_power_cut() {
-    let mut bench = Bench::opened(8);
-    let (first, second) = (pattern(1, 4096), pattern(2, 4096));
-    let tag = bench.write(0, 0, &first, true);
-    assert_eq!(bench.wait(0, tag).0, Ok(()));
-    let tag = bench.write(0, 100, &second, false);
-    assert_eq!(bench.wait(0, tag).0, Ok(()));
-    let tag = bench.submit(0, Operation::Flush);
-    assert_eq!(bench.wait(0, tag).0, Ok(()));
-    bench.model.power_cut();
-    let durable = |lba: u64| bench.model.durable_block(NSID, lba);
-    assert!((0..8).flat_map(durable).eq(first));
-    assert!((100..108).flat_map(durable).eq(second));
-}
-
-#[test]
-fn what_a_unit_without_a_cache_has_changed_survives_a_power_cut() {
-    for write_zeroes_bytes in [Some(32 << 10), None] {
-        let limits = Limits {
-            write_zeroes_bytes,
-            ..limits()
-        };
-        let mut bench = Bench::with(15, limits, geometry(), 1);
-        bench.attach_through(3);
-        bench.open(1);
-        let data = pattern(1, 512 * 64);
-        let write = |bench: &Bench, data: &[u8]| Operation::Write {
-            lba: 0,
-            blocks: u32::try_from(data.len() / 512).unwrap(),
-            buf: bench.buf(0, data),
-            fua: false,
-        };
-        let (lba, blocks) = (32, 32);
-        for change in [
-            write(&bench, &pattern(2, 512 * 64)),
-            write(&bench, &data[..512 * 16]),
-            zero(16, 16, true),
-            Operation::Unmap { lba, blocks },
-        ] {
-            let tag = bench.submit_to(0, 3, change);
-            assert_eq!(bench.wait(0, tag).0, Ok(()));
-        }
-        assert!(!bench.namespace.empties_cache(), "nothing stays in it");
-        bench.model.power_cut();
-        let durable = |lba: u64| bench.model.durable_block(NSID, lba);
-        assert!(
-            (0..16)
-                .flat_map(durable)
-                .eq(data[..512 * 16].iter().copied())
-        );
-        assert!((16..64).flat_map(durable).all(|byte| byte == 0));
-    }
-}
-
-#[test]
 fn a_status_is_the_requests_error_and_the_first_one_wins() {
     let mut bench = Bench::opened(9);
     for (status, error) in [
@@ -331,75 +278,6 @@ fn what_is_not_ready_is_sent_again_a_few_times() {
     }
     assert_eq!(bench.wait(0, tag).0, Err(IoError::Recovering));
     assert_eq!(bench.model.counters().fetched - before, 4);
-}
-
-#[test]
-fn a_late_command_is_told_of_twice() {
-    let mut bench = Bench::opened(11);
-    bench
-        .model
-        .faults(|plan| plan.once(Match::any_io(), Action::Drop));
-    let tag = bench.read(0, 0, 1);
-    bench.settle_some();
-    let timeout = Settings::default().io_timeout;
-    bench.pass(timeout);
-    bench.turn(8);
-    let Some(Note::Late { id, again, .. }) = bench.note() else {
-        panic!("it is late");
-    };
-    assert!(!again);
-    bench.turn(8);
-    assert!(bench.note().is_none());
-    bench.pass(timeout);
-    bench.turn(8);
-    let Some(Note::Late {
-        id: same, again, ..
-    }) = bench.note()
-    else {
-        panic!("it is late again");
-    };
-    assert!(again && same == id);
-    bench.pass(10 * timeout);
-    bench.turn(8);
-    assert!(bench.note().is_none(), "there is nothing more to say");
-    bench.reset();
-    bench.open(1);
-    assert_eq!(bench.wait(0, tag).0, Ok(()), "sent again behind the reset");
-}
-
-#[test]
-fn what_works_on_much_of_the_medium_has_longer() {
-    let (flush, short) = (Operation::Flush, Settings::default().io_timeout);
-    let (lba, blocks) = (0, 8);
-    for slow in [flush, zero(0, 8, false), Operation::Unmap { lba, blocks }] {
-        let mut bench = Bench::opened(14);
-        bench
-            .model
-            .faults(|plan| plan.always(Match::any_io(), Action::Drop));
-        bench.submit(0, slow);
-        bench.turn(8);
-        bench.read(0, 100, 1);
-        bench.turn(8);
-        let late = |bench: &mut Bench| {
-            bench.pass(short);
-            bench.turn(8);
-            let mut notes = std::iter::from_fn(|| bench.note());
-            let again = |note| match note {
-                Note::Late { again, .. } => again,
-                other => panic!("{other:?}"),
-            };
-            notes.by_ref().map(again).collect::<Vec<_>>()
-        };
-        assert_eq!(late(&mut bench), [false], "the read, which came later");
-        assert_eq!(late(&mut bench), [true, false]);
-        assert_eq!(late(&mut bench), [true], "and then no longer than others");
-        assert_eq!(late(&mut bench), []);
-        bench.reset();
-        bench.open(1);
-        bench.model.faults(|plan| plan.clear());
-        bench.settle();
-        assert_eq!(bench.cores[0].answered.len(), 2);
-    }
 }
 
 impl Bench {

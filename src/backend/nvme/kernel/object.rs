@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use rustix::fs::{FileType, Mode, OFlags, Stat, major, minor, open, stat};
 use rustix::io::Errno;
 
-use super::super::super::request::{Designators, DeviceInfo};
+use super::super::super::request::DeviceInfo;
 use super::super::super::spec::{OpenError, Spec};
 use super::super::facts::{
-    AtomicBoundary, DeallocateLimits, Geometry, Limits, QUEUE_ENTRIES_MAX, TRANSFER_BYTES_MAX,
+    DeallocateLimits, Geometry, Limits, QUEUE_ENTRIES_MAX, TRANSFER_BYTES_MAX,
 };
 use super::super::spec::command::{Identify, RANGES_MAX, identify};
 use super::super::spec::entry::NamespaceId;
@@ -247,29 +247,11 @@ impl Identity {
     }
 
     fn geometry(&self) -> Geometry {
-        let data = &self.namespace;
-        let from_zero = |field: u16| u32::from(field) + 1;
-        let bounded = data.own_atomics && data.boundary_power_fail != 0;
-        Geometry {
-            namespace: self.id,
-            block_shift: data.format.block_shift,
-            boundary_blocks: data.optimal_boundary.into(),
-            atomic_blocks: match data.own_atomics {
-                true => from_zero(data.atomic_power_fail),
-                false => self.controller.atomic_power_fail_blocks,
-            },
-            atomic_boundary: bounded.then_some(AtomicBoundary {
-                blocks: from_zero(data.boundary_power_fail),
-                offset: data.boundary_offset.into(),
-            }),
-            unmapped_reads_zeroes: data.deallocated_reads_zeroes,
-            write_zeroes_deallocates: data.write_zeroes_deallocates,
-            deallocate_granularity: match data.own_granularities {
-                true => data.deallocate_granularity,
-                false => 1,
-            },
-            identifiers: self.identifiers,
-        }
+        Geometry::of(
+            (self.id, self.identifiers),
+            &self.namespace,
+            &self.controller,
+        )
     }
 
     /// What the controller and the kernel's queue both take.
@@ -309,17 +291,7 @@ fn info(
     blocks: u64,
 ) -> Result<DeviceInfo, OpenError> {
     let mut info = spec.info(blocks.saturating_mul(spec.block_size.into()))?;
-    info.write_cache &= limits.write_cache;
-    info.unmap = limits.deallocate.is_some() && !info.read_only;
-    info.unmap_reads_zeroes = info.unmap && geometry.unmapped_reads_zeroes;
-    info.unmap_granularity = geometry.deallocate_granularity.max(1);
-    info.atomic_write_blocks = geometry.atomic_write_blocks(limits, info.physical_block_exponent);
-    let identifiers = &geometry.identifiers;
-    info.designators = Designators {
-        nguid: identifiers.nguid,
-        eui64: identifiers.eui64,
-        uuid: identifiers.uuid,
-    };
+    geometry.tell(limits, &mut info);
     Ok(info)
 }
 
@@ -364,6 +336,7 @@ mod tests {
         controller[520] = 0b1100;
         controller[525] = 1;
         namespace[0..2].copy_from_slice(&1000_u16.to_le_bytes());
+        namespace[8..10].copy_from_slice(&1000_u16.to_le_bytes());
         namespace[33] = 1;
         namespace[130] = 9;
         change(&mut controller, &mut namespace);
@@ -374,6 +347,11 @@ mod tests {
             identifiers: Identifiers::default().or(&namespace),
             namespace,
         }
+    }
+
+    /// The same with space for 999 blocks.
+    fn identity_of_less() -> Identity {
+        identity(|_, ns| ns[8..10].copy_from_slice(&999_u16.to_le_bytes()))
     }
 
     fn spec() -> Spec {
@@ -434,6 +412,10 @@ mod tests {
         let info = info(&spec(), &identity.geometry(), &limits, 1000).unwrap();
         assert_eq!(info.blocks, 1000);
         assert!(info.unmap && info.unmap_reads_zeroes && info.write_cache);
+        assert!(!info.thin);
+        let less = identity_of_less();
+        let thin = super::info(&spec(), &less.geometry(), &limits, 1000).unwrap();
+        assert!(thin.thin, "fewer blocks have space than there are");
         // One block of 512 bytes, where a physical one has 4096.
         assert_eq!(info.atomic_write_blocks, 0);
         assert_eq!(info.designators.nguid, Some([7; 16]));

@@ -157,6 +157,11 @@ fn a_namespace_grows_goes_and_comes_back() {
     change(&mut bed, |it| it.uuid = [1; 16], NamespaceState::Changed);
     let restore = |it: &mut NamespaceOptions| it.uuid = NamespaceOptions::default().uuid;
     change(&mut bed, restore, NamespaceState::Active);
+    // Less than was promised.
+    change(&mut bed, |it| it.dlfeat = 0, NamespaceState::Changed);
+    let restore = |it: &mut NamespaceOptions| it.dlfeat = NamespaceOptions::default().dlfeat;
+    change(&mut bed, restore, NamespaceState::Active);
+    assert!(!namespace.geometry.thin);
     change(
         &mut bed,
         |it| it.write_protected = true,
@@ -170,6 +175,31 @@ fn a_namespace_grows_goes_and_comes_back() {
     bed.model
         .change_namespace(NamespaceId(1), |options| options.blocks = 10);
     bed.until("fewer blocks", |_| namespace.blocks() == 10);
+    bed.close();
+}
+
+#[test]
+fn atomic_writes_that_become_shorter_are_another_namespace() {
+    let thin = NamespaceOptions {
+        nsfeat: 0b11,
+        nawupf: 15,
+        ..plain()
+    };
+    let mut bed = Bed::ready(namespaces([thin]));
+    let namespace = bed.find(Selector::Only).unwrap();
+    assert_eq!(namespace.geometry.atomic_blocks, 16);
+    assert!(namespace.geometry.thin, "as it says itself");
+    for (nawupf, state) in [
+        (14, NamespaceState::Changed),
+        (15, NamespaceState::Active),
+        (31, NamespaceState::Active),
+        (0, NamespaceState::Changed),
+    ] {
+        bed.model
+            .change_namespace(NamespaceId(1), |it| it.nawupf = nawupf);
+        bed.pass(Duration::from_secs(1));
+        assert_eq!(namespace.state(), state, "{nawupf}");
+    }
     bed.close();
 }
 

@@ -111,6 +111,28 @@ fn a_late_command_is_aborted_before_anything_is_reset() {
 }
 
 #[test]
+fn a_command_is_not_aborted_by_an_identifier_that_may_be_anothers() {
+    let (mut bed, handle, core) = opened(ModelOptions::default());
+    for id in 0..10 {
+        let note = Note::Late {
+            generation: FIRST,
+            id: CommandId(id),
+            again: false,
+        };
+        core.end.send(note).unwrap();
+    }
+    // The controller takes four at once, and these take longer than an identifier rests.
+    bed.controller.poll(bed.now);
+    bed.now += Duration::from_secs(5);
+    bed.pass(Duration::from_secs(1));
+    let aborted = bed.model.counters().admin;
+    assert_eq!(aborted.get(&admin::ABORT), Some(&4));
+    assert_eq!(bed.facts.counters.timeouts.load(Relaxed), 10);
+    assert_eq!(bed.controller.state(), State::Ready);
+    end((bed, handle, core));
+}
+
+#[test]
 fn a_controller_that_cannot_be_disabled_has_its_function_reset() {
     let (mut bed, handle, mut core) = opened(ModelOptions::default());
     bed.model.faults(|plan| plan.never_disabled = true);

@@ -97,6 +97,22 @@ fn a_log_that_always_says_more_is_read_once_a_second() {
 }
 
 #[test]
+fn the_error_log_is_read_when_it_says_more_of_a_command_of_a_core() {
+    let mut bed = Bed::ready(ModelOptions::default());
+    bed.pass(Duration::from_secs(2));
+    let read = |bed: &Bed| bed.model.counters().admin[&admin::LOG_PAGE];
+    let before = read(&bed);
+    bed.facts.add_failure(Status::INTERNAL, 7);
+    bed.pass(Duration::from_secs(1));
+    assert_eq!(read(&bed), before, "there is no more to say");
+    let more = Status::from_field(0x2000 | Status::INTERNAL.field());
+    bed.facts.add_failure(more, 7);
+    bed.pass(Duration::from_secs(1));
+    assert_eq!(read(&bed), before + 1, "once");
+    bed.close();
+}
+
+#[test]
 fn events_of_every_kind_are_heard_again_and_again() {
     let mut bed = Bed::ready(ModelOptions::default());
     let kinds = [(0, 3, 1), (1, 1, 2), (2, 0, 4), (2, 1, 3), (6, 0, 2)];

@@ -55,6 +55,7 @@ pub(super) fn geometry() -> Geometry {
         unmapped_reads_zeroes: true,
         write_zeroes_deallocates: true,
         deallocate_granularity: 1,
+        thin: false,
         identifiers: Identifiers::default(),
     }
 }
