@@ -18,7 +18,7 @@ use crate::backend::UnitIndex;
 use crate::control::directory::Core;
 use crate::iscsi::session::{Guard, SessionIndex, TaskId};
 use crate::scsi::sense::{AdditionalSense, Sense, SenseKey};
-use crate::scsi::{Change, Decision, Nexus, Outcome, Status};
+use crate::scsi::{Change, Decision, Nexus, Outcome, Status, Whom};
 
 /// What a home knows of one of its units. Each task and each reset asks once at a time, and of
 /// news the latest of each kind stands in it, which bounds the queue.
@@ -91,58 +91,61 @@ impl Reactor {
 
     /// This core is the unit's home, and somebody asks.
     pub(super) fn asked(&mut self, unit: UnitIndex, ask: Ask) {
-        let queue = &mut self.homes[usize::from(unit.0)].queue;
+        let home = &mut self.homes[usize::from(unit.0)];
+        if home.deciding.is_none() {
+            // Nothing waits then.
+            return self.decide(unit, ask);
+        }
         if let Wish::News(news) = &ask.wish {
             // Later news of a kind are all that counts.
             let is_older =
                 |other: &Ask| matches!(&other.wish, Wish::News(old) if old.replaced_by(news));
-            queue.retain(|other| !is_older(other));
+            home.queue.retain(|other| !is_older(other));
         }
-        queue.push_back(ask);
-        self.decide(unit);
+        home.queue.push_back(ask);
     }
 
     /// Begins the next change of a unit, unless one is under way.
-    fn decide(&mut self, unit: UnitIndex) {
+    fn decide_next(&mut self, unit: UnitIndex) {
         let at = usize::from(unit.0);
         while self.homes[at].deciding.is_none()
-            && let Some(Ask { asker, wish }) = self.homes[at].queue.pop_front()
+            && let Some(ask) = self.homes[at].queue.pop_front()
         {
-            let replica = &self.lent.units[at];
-            let decided = match &wish {
-                Wish::Change { change, by } => replica.decide(change, by),
-                Wish::News(news) => Ok(replica.decide_news(news)),
-            };
-            let decision = match decided {
-                Ok(decision) => decision,
-                Err(outcome) => {
-                    self.answer(asker, Err(outcome));
-                    continue;
-                }
-            };
-            if decision.is_nothing() {
-                self.answer(asker, Ok(()));
-                continue;
+            self.decide(unit, ask);
+        }
+    }
+
+    /// Begins a change of a unit, of which none is under way. What changes nothing costs nothing.
+    fn decide(&mut self, unit: UnitIndex, Ask { asker, wish }: Ask) {
+        let at = usize::from(unit.0);
+        let replica = &self.lent.units[at];
+        let decided = match &wish {
+            Wish::Change { change, by } => replica.decide(change, by),
+            Wish::News(news) => Ok(replica.decide_news(news)),
+        };
+        let decision = match decided {
+            Ok(decision) if decision.is_nothing() => return self.answer(asker, Ok(())),
+            Ok(decision) => decision,
+            Err(outcome) => return self.answer(asker, Err(outcome)),
+        };
+        let save = decision.save;
+        let decision = Arc::new(decision);
+        self.homes[at].deciding = Some(Deciding {
+            asker,
+            decision: Arc::clone(&decision),
+        });
+        if save {
+            let mut after = self.lent.units[at].clone();
+            if let Some(update) = &decision.update {
+                after.apply(update);
             }
-            let save = decision.save;
-            let decision = Arc::new(decision);
-            self.homes[at].deciding = Some(Deciding {
-                asker,
-                decision: Arc::clone(&decision),
+            self.control.send(ToControl::Save {
+                unit,
+                core: self.core,
+                state: Box::new(after.non_volatile().clone()),
             });
-            if save {
-                let mut after = self.lent.units[at].clone();
-                if let Some(update) = &decision.update {
-                    after.apply(update);
-                }
-                self.control.send(ToControl::Save {
-                    unit,
-                    core: self.core,
-                    state: Box::new(after.non_volatile().clone()),
-                });
-            } else {
-                self.replicate(unit, asker, decision);
-            }
+        } else {
+            self.replicate(unit, asker, decision);
         }
     }
 
@@ -160,7 +163,7 @@ impl Reactor {
             self.replicate(unit, asker, decision);
         } else {
             self.answer(asker, Err(NOT_SAVED));
-            self.decide(unit);
+            self.decide_next(unit);
         }
     }
 
@@ -178,6 +181,9 @@ impl Reactor {
     /// after it.
     fn drop_aborted_asks(&mut self, unit: UnitIndex, asker: Asker, decision: &Decision) {
         let queue = &mut self.homes[usize::from(unit.0)].queue;
+        if queue.is_empty() || matches!(decision.abort, Whom::Nobody) {
+            return;
+        }
         let (dropped, kept): (Vec<_>, _) = std::mem::take(queue).into_iter().partition(|ask| {
             let by = match (&ask.asker, &ask.wish) {
                 (Asker::Task(_), Wish::Change { by, .. }) if ask.asker != asker => by,
@@ -204,7 +210,7 @@ impl Reactor {
             self.begin_job(unit, what);
         }
         self.answer(asker, Ok(()));
-        self.decide(unit);
+        self.decide_next(unit);
     }
 
     /// Applies a decision here: this core's replica, then its sessions.
