@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use std::time::Duration;
 
+use iiblockdaemon::backend::NvmeModel;
 use iiblockdaemon::daemon::Hooks;
 use iiblockdaemon::mem::copied;
 use iiblockdaemon::pdu::{Cid, LoginStatus};
@@ -266,13 +267,13 @@ fn look_at_the_heap(bytes: &mut [u8]) {
     getrandom::fill(bytes).expect("the kernel's random source answers");
 }
 
-/// A daemon of one core on a port, whose logins call `look` there.
-fn watched(look: fn(&mut [u8])) -> Served {
+/// A daemon of one core on a port, whose logins call `look` there, with a unit of this backend.
+fn watched(look: fn(&mut [u8]), backend: &str) -> Served {
     let toml = [
         &toml_head(1, 64).replace("127.0.0.1:0", "10.9.0.1:3260"),
         "[limits]\nnop_interval_s = 0\n[[port]]\nname = \"memory\"\ntype = \"tap\"\n\
          device = \"none\"\nmtu = 9000\naddresses = [\"10.9.0.1/24\"]\n",
-        &toml_unit("disk", TOML_MEMORY),
+        &toml_unit("disk", backend),
         &toml_target(TARGET, TOML_CHAP, &["disk"]),
     ]
     .concat();
@@ -309,10 +310,28 @@ fn copied_so_far(served: &Served) -> u64 {
     COPIED.load(SeqCst)
 }
 
+/// A namespace of the model of a controller, behind the driver of our own.
+fn namespace(address: &str) -> (NvmeModel, String) {
+    let model = NvmeModel::at(address, 1 << 15);
+    (
+        model,
+        format!(r#"{{ type = "nvme", address = "{address}" }}"#),
+    )
+}
+
 #[test]
 fn a_write_is_copied_once_and_a_read_not_at_all() {
+    assert_copies_of_a_port(TOML_MEMORY);
+    // From the frames to the controller, and from the controller to the frames.
+    let (model, backend) = namespace("0000:a2:00.0");
+    assert_copies_of_a_port(&backend);
+    let moved = (model.commands(2), model.commands(1));
+    assert!(moved.0 >= 50 && moved.1 >= 50, "{moved:?} reads and writes");
+}
+
+fn assert_copies_of_a_port(backend: &str) {
     const TIMES: u64 = 50;
-    let served = watched(look_at_copies);
+    let served = watched(look_at_copies, backend);
     let mut it = log_in(&served, 0);
     let bytes = u64::from(BLOCKS * BLOCK);
     let data = pattern((BLOCKS * BLOCK) as usize, 5);
@@ -324,22 +343,27 @@ fn a_write_is_copied_once_and_a_read_not_at_all() {
         it.write_blocks(0, 0, &data, BLOCK).unwrap();
     }
     let written = copied_so_far(&served);
-    assert_eq!(written - begun - login, TIMES * bytes, "copy 1 of 1");
+    let copied = written - begun - login;
+    assert_eq!(copied, TIMES * bytes, "copy 1 of 1 to {backend}");
     for _ in 0..TIMES {
         assert!(it.read_blocks(0, 0, BLOCKS, BLOCK).unwrap() == data);
     }
-    assert_eq!(copied_so_far(&served) - written - login, 0, "no copy");
+    let copied = copied_so_far(&served) - written - login;
+    assert_eq!(copied, 0, "no copy from {backend}");
     it.logout().unwrap();
     served.stop().unwrap();
 }
 
 #[test]
 fn reads_and_writes_over_a_port_leave_the_heap_alone() {
-    let served = watched(look_at_the_heap);
-    let before = heap::counts();
-    let mut it = log_in(&served, 0);
-    assert!(heap::counts().0 > before.0, "nothing is counted");
-    heap::assert_left_alone(&mut it);
-    it.logout().unwrap();
-    served.stop().unwrap();
+    let (_model, nvme) = namespace("0000:a3:00.0");
+    for backend in [TOML_MEMORY, &nvme] {
+        let served = watched(look_at_the_heap, backend);
+        let before = heap::counts();
+        let mut it = log_in(&served, 0);
+        assert!(heap::counts().0 > before.0, "nothing is counted");
+        heap::assert_left_alone(&mut it);
+        it.logout().unwrap();
+        served.stop().unwrap();
+    }
 }
