@@ -91,8 +91,21 @@ impl<D: DmaSpace> Admin<D> {
 
     /// The controller takes these doorbells from now on. Registers are written all the same: there
     /// are few commands, and some controllers know no others of this queue.
+    /// Before the controller is told of it: from then on it looks there for what was rung so far,
+    /// too.
     pub(super) fn use_shadow(&mut self, shadow: Arc<Shadow<D>>) {
+        for (doorbell, at) in [(self.doorbells.0, self.tail), (self.doorbells.1, self.head)] {
+            let place = doorbell - offset::DOORBELLS;
+            if Shadow::<D>::covers(place) {
+                let _ = shadow.ring(place, at, at);
+            }
+        }
         self.shadow = Some(shadow);
+    }
+
+    /// The controller does not look there.
+    pub(super) fn drop_shadow(&mut self) {
+        self.shadow = None;
     }
 
     /// Where the controller sees the data page.

@@ -338,9 +338,9 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         let shadow = Arc::new(shadow);
         // Kept until the controller is disabled, whatever it answers or does not.
         self.shadow = Some(Arc::clone(&shadow));
-        if self.command(entry).await?.status().is_success() {
-            self.admin.use_shadow(shadow);
-        } else {
+        self.admin.use_shadow(shadow);
+        if !self.command(entry).await?.status().is_success() {
+            self.admin.drop_shadow();
             self.shadow = None;
         }
         Ok(())

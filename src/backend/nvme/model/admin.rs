@@ -317,15 +317,17 @@ impl Machine {
             }
         }
         self.shadow = Some((pages[0], pages[1]));
+        let admin = self.options.dbbuf_admin;
+        let is_meant = |id: &u16| *id != 0 || admin;
         let submissions: Vec<u16> = self.submissions.keys().copied().collect();
-        for id in submissions.into_iter().filter(|&id| id != 0) {
+        for id in submissions.into_iter().filter(is_meant) {
             let shadow = self.shadowed(2 * usize::from(id));
             if let Some(queue) = self.submissions.get_mut(&id) {
                 queue.shadow = shadow;
             }
         }
         let completions: Vec<u16> = self.completions.keys().copied().collect();
-        for id in completions.into_iter().filter(|&id| id != 0) {
+        for id in completions.into_iter().filter(is_meant) {
             let shadow = self.shadowed(2 * usize::from(id) + 1);
             if let Some(queue) = self.completions.get_mut(&id) {
                 queue.shadow = shadow;

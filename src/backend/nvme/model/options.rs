@@ -41,6 +41,8 @@ pub(crate) struct ModelOptions {
     pub(crate) oncs: u16,
     /// OACS bit 8: Doorbell Buffer Config.
     pub(crate) oacs_dbbuf: bool,
+    /// It looks for the doorbells of the admin queue there too, as the standard says.
+    pub(crate) dbbuf_admin: bool,
     /// OAES as it is.
     pub(crate) oaes: u32,
     /// ACL, AERL, ELPE as they are, from zero.
@@ -122,6 +124,7 @@ impl Default for ModelOptions {
             awupf: 0,
             oncs: 0b1000_1101,
             oacs_dbbuf: false,
+            dbbuf_admin: false,
             oaes: 0x300,
             acl: 3,
             aerl: 3,
