@@ -14,14 +14,7 @@ pub(super) fn bind(machine: &Machine<'_>, address: PciAddress) -> Result<String,
     if function.driver.as_deref() == Some(DRIVER) {
         return Ok(format!("{address} is with {DRIVER} already; {back}\n"));
     }
-    let reasons = usage::reasons(machine, address);
-    if !reasons.is_empty() {
-        return Err(format!(
-            "{address} is used by this host:\n  {}\n  help: stop what uses it first; what is on it \
-             is out of the host's reach then",
-            reasons.join("\n  ")
-        ));
-    }
+    usage::claim(machine, &function).map_err(|found| refused(address, &found))?;
     if !machine
         .path(&format!("sys/bus/pci/drivers/{DRIVER}"))
         .exists()
@@ -57,6 +50,26 @@ pub(super) fn bind(machine: &Machine<'_>, address: PciAddress) -> Result<String,
         text += &format!("  note: it shares its IOMMU group with {neighbour}\n");
     }
     Ok(text)
+}
+
+/// Why a controller is not taken.
+fn refused(address: PciAddress, found: &usage::Found) -> String {
+    let mut text = match found.uses.is_empty() {
+        true => format!("{address}: whether this host uses it cannot be told"),
+        false => format!(
+            "{address} is used by this host:\n  {}",
+            found.uses.join("\n  ")
+        ),
+    };
+    if !found.unknown.is_empty() {
+        text += &format!("\n  not known: {}", found.unknown.join("\n  not known: "));
+        text += "\n  help: what cannot be looked at counts as used: do this as root, outside \
+                 containers, where /dev, /proc and /sys are the machine's own";
+    }
+    if !found.uses.is_empty() {
+        text += "\n  help: stop what uses it first; what is on it is out of the host's reach then";
+    }
+    text
 }
 
 /// Gives the controller back to the driver that wants it, whoever took it and however it ended.
@@ -149,6 +162,8 @@ fn neighbours(machine: &Machine<'_>, function: &Function) -> Vec<String> {
         return Vec::new();
     };
     let members = machine.names(&format!("sys/kernel/iommu_groups/{group}/devices"));
+    // They are a note: vfio itself opens no group that is given away by halves.
+    let members = members.unwrap_or_default();
     let others = members.iter().filter_map(|member| {
         let other = Function::read(&machine.root, member.parse().ok()?)?;
         let driver = other.driver?;

@@ -22,6 +22,8 @@ pub(super) struct Shown {
     disks: Vec<String>,
     /// Why the host needs it.
     used: Vec<String>,
+    /// What could not be looked at, and why.
+    not_known: Vec<String>,
     iommu_group: Option<u32>,
     numa_node: Option<u32>,
     link_speed: Option<String>,
@@ -40,7 +42,9 @@ pub(super) fn controllers(machine: &Machine<'_>) -> Vec<Shown> {
 
 fn shown(machine: &Machine<'_>, function: &Function) -> Shown {
     let address = function.address;
-    let name = usage::controller(machine, address);
+    // What cannot be read is told below.
+    let name = usage::controller(machine, address).unwrap_or_default();
+    let found = usage::look(machine, function);
     let said = |what: &str| {
         let name = name.as_ref()?;
         machine.text(&format!("sys/bus/pci/devices/{address}/nvme/{name}/{what}"))
@@ -52,8 +56,9 @@ fn shown(machine: &Machine<'_>, function: &Function) -> Shown {
         model: said("model"),
         serial: said("serial"),
         firmware: said("firmware_rev"),
-        disks: usage::disks(machine, address),
-        used: usage::reasons(machine, address),
+        disks: usage::disks(machine, address).unwrap_or_default(),
+        used: found.uses,
+        not_known: found.unknown,
         iommu_group: function.group,
         numa_node: function.numa_node,
         link_speed: function.link.as_ref().map(|link| link.speed.clone()),
@@ -97,6 +102,9 @@ pub(super) fn as_text(controllers: &[Shown]) -> String {
         let _ = writeln!(text, "{line}");
         for reason in &one.used {
             let _ = writeln!(text, "  in use: {reason}");
+        }
+        for reason in &one.not_known {
+            let _ = writeln!(text, "  not known: {reason}");
         }
     }
     text

@@ -1,9 +1,10 @@
 //! `iiblockdaemon nvme`: which NVMe controllers there are, and handing them over between the
 //! kernel's driver and ours.
 //!
-//! `list`, `bind` and `unbind` read and write /sys and /proc alone, below a root that is given, `/`
-//! outside tests; `info` opens the controller as the daemon would. `bind` never takes a controller
-//! that the host uses; `unbind` always gives one back that no process has open.
+//! `list` reads /sys and /proc alone, `bind` and `unbind` write to /sys too and open device files,
+//! all below a root that is given, `/` outside tests; `info` opens the controller as the daemon
+//! would. `bind` never takes a controller that the host uses, and what cannot be looked at counts
+//! as used; `unbind` always gives one back that no process is seen to have open.
 
 mod binding;
 mod info;
@@ -17,7 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{FileType, Mode, OFlags, fstat, major, minor, open};
 use rustix::io::Errno;
 
 use super::{EXIT_CONFIG, EXIT_START, print_all};
@@ -111,21 +112,61 @@ impl Machine<'_> {
     }
 
     fn text(&self, below: &str) -> Option<String> {
-        let bytes = fs::read(self.path(below)).ok()?;
-        Some(String::from_utf8_lossy(&bytes).trim().to_owned())
+        self.read(below).ok()
     }
 
-    /// The names in a directory, sorted.
-    fn names(&self, below: &str) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(self.path(below)) else {
-            return Vec::new();
-        };
-        let names = entries.flatten();
-        let mut names: Vec<String> = names
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .collect();
+    /// A file's text without the blanks around it.
+    fn read(&self, below: &str) -> io::Result<String> {
+        let bytes = fs::read(self.path(below))?;
+        Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+    }
+
+    /// The names in a directory, all of them, sorted.
+    fn names(&self, below: &str) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.path(below))? {
+            if names.len() == NAMES_MAX {
+                return Err(io::Error::other(format!("more than {NAMES_MAX} names")));
+            }
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
         names.sort_unstable();
-        names
+        Ok(names)
+    }
+}
+
+/// Names in a directory: as many processes as the kernel ever has.
+const NAMES_MAX: usize = 1 << 22;
+
+/// What keeps a device file for this process alone, until it is dropped.
+type Guard = Box<dyn std::fmt::Debug>;
+
+/// A device as its files name it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Device {
+    kind: Kind,
+    /// Major and minor, as in `259:3`.
+    number: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Block,
+    Character,
+}
+
+impl Device {
+    /// Of a file of that type; `None` where that is no device file.
+    fn new(file: FileType, (major, minor): (u32, u32)) -> Option<Self> {
+        let kind = match file {
+            FileType::BlockDevice => Kind::Block,
+            FileType::CharacterDevice => Kind::Character,
+            _ => return None,
+        };
+        Some(Self {
+            kind,
+            number: format!("{major}:{minor}"),
+        })
     }
 }
 
@@ -134,7 +175,13 @@ trait Bus: std::fmt::Debug {
     /// Writes to a file of /sys.
     fn write(&self, path: &Path, text: &str) -> io::Result<()>;
 
-    /// Whether somebody has a device file for himself. `false` where that cannot be told.
+    /// Takes a device for this process alone, by a file that has to be its.
+    ///
+    /// # Errors
+    /// `ResourceBusy`: somebody has it. Any other: that cannot be told.
+    fn hold(&self, path: &Path, device: &Device) -> io::Result<Guard>;
+
+    /// Whether somebody has a file of vfio's for himself. `false` where that cannot be told.
     fn is_held(&self, path: &Path) -> bool;
 }
 
@@ -150,10 +197,25 @@ impl Bus for Kernel {
             .and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()))
     }
 
+    fn hold(&self, path: &Path, device: &Device) -> io::Result<Guard> {
+        let held = open(path, EXCLUSIVE, Mode::empty())?;
+        let stat = fstat(&held)?;
+        let number = (major(stat.st_rdev), minor(stat.st_rdev));
+        let found = Device::new(FileType::from_raw_mode(stat.st_mode), number);
+        if found.as_ref() != Some(device) {
+            let number = &device.number;
+            return Err(io::Error::other(format!("it is not the device {number}")));
+        }
+        Ok(Box::new(held))
+    }
+
     fn is_held(&self, path: &Path) -> bool {
-        // O_EXCL: of block devices, fails while a file system, swap or another device has it.
-        let flags = OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let opened = open(path, flags, Mode::empty());
-        matches!(opened, Err(Errno::BUSY))
+        open(path, EXCLUSIVE, Mode::empty()).is_err_and(|errno| errno == Errno::BUSY)
     }
 }
+
+/// O_EXCL: of block devices, fails while a file system, swap or another device has it.
+const EXCLUSIVE: OFlags = OFlags::RDONLY
+    .union(OFlags::EXCL)
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NONBLOCK);

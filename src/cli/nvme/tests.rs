@@ -1,7 +1,9 @@
 //! A machine of files, with a kernel that binds drivers.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
+use std::rc::Rc;
 
 use tempfile::TempDir;
 
@@ -10,12 +12,28 @@ use super::*;
 const ADDRESS: &str = "0000:5e:00.0";
 const DEVICES: &str = "sys/bus/pci/devices";
 
+type Guarded = Rc<RefCell<BTreeSet<String>>>;
+
+/// A device is this process's while it lives.
+#[derive(Debug)]
+struct Holds(Guarded, String);
+
+impl Drop for Holds {
+    fn drop(&mut self) {
+        assert!(self.0.borrow_mut().remove(&self.1), "it is held once");
+    }
+}
+
 /// Does with /sys what the kernel would.
 #[derive(Debug)]
 struct Fake {
     dir: TempDir,
     /// Device files that somebody has.
     held: RefCell<Vec<String>>,
+    /// A namespace that appears when the disks are taken.
+    late: RefCell<&'static str>,
+    /// Devices that this process has for itself.
+    guarded: Guarded,
     /// The driver that takes controllers that have no override.
     default: RefCell<&'static str>,
     /// What cannot be written.
@@ -33,6 +51,20 @@ impl Fake {
         fs::write(path, text).unwrap();
     }
 
+    fn dir(&self, path: &str) {
+        fs::create_dir_all(self.root().join(path)).unwrap();
+    }
+
+    /// Takes a file or a directory away.
+    fn without(&self, path: &str) {
+        let path = self.root().join(path);
+        if path.is_dir() {
+            fs::remove_dir_all(path).unwrap();
+        } else {
+            fs::remove_file(path).unwrap();
+        }
+    }
+
     fn link(&self, path: &str, to: &str) {
         let path = self.root().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -45,6 +77,8 @@ impl Fake {
         let fake = Self {
             dir: tempfile::tempdir().unwrap(),
             held: RefCell::default(),
+            late: RefCell::default(),
+            guarded: Guarded::default(),
             default: RefCell::new("nvme"),
             refuses: RefCell::new("nothing"),
         };
@@ -62,7 +96,7 @@ impl Fake {
         fake.file("sys/bus/pci/drivers/nvme/module", "");
         fake.file(&format!("sys/kernel/iommu_groups/42/devices/{ADDRESS}"), "");
         fake.file("dev/vfio/42", "");
-        fake.file("dev/nvme0n1", "");
+        fake.file("dev/nvme0n1", "259:0");
         fake.file(
             "proc/swaps",
             "Filename Type Size Used Priority\n/dev/sda2 partition 1 0 -2\n",
@@ -81,6 +115,7 @@ impl Fake {
                 &format!("{number}\n"),
             );
             fake.file(&format!("sys/class/block/nvme0n1/{name}/partition"), "");
+            fake.dir(&format!("sys/class/block/{name}/holders"));
         }
         fake.driver("nvme");
         fake
@@ -161,6 +196,24 @@ impl Bus for Fake {
         Ok(())
     }
 
+    fn hold(&self, path: &Path, device: &Device) -> io::Result<Guard> {
+        assert_eq!(device.kind, Kind::Block);
+        if self.is_held(path) {
+            return Err(Errno::BUSY.into());
+        }
+        // A device file holds its number here.
+        if fs::read_to_string(path)? != device.number {
+            return Err(io::Error::other("it is another device"));
+        }
+        if !self.late.borrow().is_empty() {
+            let name = self.late.take();
+            self.file(&format!("{DEVICES}/{ADDRESS}/nvme/nvme0/{name}/x"), "");
+        }
+        let guard = Holds(Rc::clone(&self.guarded), device.number.clone());
+        self.guarded.borrow_mut().insert(device.number.clone());
+        Ok(Box::new(guard))
+    }
+
     fn is_held(&self, path: &Path) -> bool {
         let below = path.strip_prefix(self.root()).unwrap().to_str().unwrap();
         self.held.borrow().iter().any(|held| held == below)
@@ -230,6 +283,151 @@ fn what_the_host_uses_is_not_taken() {
     let fake = Fake::new();
     fake.held.borrow_mut().push("dev/nvme0n1".to_owned());
     refused(&fake, "/dev/nvme0n1 is held by a file system or a process");
+}
+
+/// Nothing is known to use the controller, and it is not taken, for that reason.
+fn not_known(fake: &Fake, why: &str) {
+    let error = fake.bind().unwrap_err();
+    assert!(
+        error.contains("whether this host uses it cannot be told"),
+        "{error}"
+    );
+    assert!(
+        error.contains(&format!("not known: {why}: ")),
+        "{error}\n{why}"
+    );
+    assert!(
+        error.contains("do this as root, outside containers"),
+        "{error}"
+    );
+    assert_eq!(fake.state(), pair("nvme", "(null)"));
+    assert!(fake.guarded.borrow().is_empty(), "it is nobody's again");
+}
+
+#[test]
+fn what_cannot_be_looked_at_counts_as_used() {
+    let block = "sys/class/block";
+    for (absent, why) in [
+        ("dev/nvme0n1", "who has nvme0n1: /dev/nvme0n1"),
+        (
+            "proc/self/mountinfo",
+            "what is mounted: /proc/self/mountinfo",
+        ),
+        ("proc/swaps", "what is swap space: /proc/swaps"),
+        (
+            "sys/class/block/nvme0n1/dev",
+            "its number: /sys/class/block/nvme0n1/dev",
+        ),
+        (
+            "sys/class/block/nvme0n1p2/dev",
+            "its number: /sys/class/block/nvme0n1p2/dev",
+        ),
+        (
+            "sys/class/block/nvme0n1p2/holders",
+            "what /dev/nvme0n1p2 is a part of: /sys/class/block/nvme0n1p2/holders",
+        ),
+        (
+            "sys/class/block/nvme0n1",
+            "its partitions: /sys/class/block/nvme0n1",
+        ),
+    ] {
+        let fake = Fake::new();
+        fake.without(absent);
+        not_known(&fake, why);
+        // Told as far as it can be.
+        let text = list::as_text(&list::controllers(&fake.machine()));
+        let told = text.contains(&format!("  not known: {why}: "));
+        assert_eq!(told, absent != "dev/nvme0n1", "{text}");
+    }
+    // A kernel without swap.
+    let fake = Fake::new();
+    fake.without("proc/swaps");
+    fake.file("proc/filesystems", "nodev proc\n");
+    fake.bind().unwrap();
+    // Another device has that name here.
+    let fake = Fake::new();
+    fake.file("dev/nvme0n1", "8:0");
+    not_known(&fake, "who has nvme0n1: /dev/nvme0n1");
+    // Directories that are none cannot be read, whoever asks.
+    let fake = Fake::new();
+    fake.file("sys/fs/btrfs", "");
+    not_known(&fake, "what btrfs has: /sys/fs/btrfs");
+    let fake = Fake::new();
+    fake.without(&format!("{block}/nvme0n1p1/holders"));
+    fake.file(&format!("{block}/nvme0n1p1/holders"), "");
+    not_known(
+        &fake,
+        "what /dev/nvme0n1p1 is a part of: /sys/class/block/nvme0n1p1/holders",
+    );
+    let (fake, names) = (Fake::new(), format!("{DEVICES}/{ADDRESS}/nvme"));
+    fake.without(&names);
+    fake.file(&names, "");
+    not_known(&fake, &format!("its namespaces: /{names}"));
+    fake.without(&names);
+    not_known(&fake, &format!("its namespaces: /{names}"));
+    let error = fake.bind().unwrap_err();
+    assert!(
+        error.contains("the kernel is still setting it up"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_namespace_that_appears_meanwhile_is_not_taken() {
+    let fake = Fake::new();
+    *fake.late.borrow_mut() = "nvme0c0n2";
+    let error = fake.bind().unwrap_err();
+    assert!(
+        error.contains("its namespaces: they change just now"),
+        "{error}"
+    );
+    assert_eq!(fake.state(), pair("nvme", "(null)"));
+}
+
+#[test]
+fn giving_back_needs_no_looks() {
+    let fake = Fake::new();
+    fake.bind().unwrap();
+    for gone in ["proc", "dev", "sys/class/block", "sys/kernel/iommu_groups"] {
+        fake.without(gone);
+    }
+    assert_eq!(fake.unbind().unwrap(), "0000:5e:00.0 is with nvme now\n");
+}
+
+#[test]
+fn what_is_used_is_told_beside_what_is_not_known() {
+    let fake = Fake::new();
+    fake.without("dev/nvme0n1");
+    fake.file(
+        "proc/swaps",
+        "Filename Type\n/dev/nvme0n1p2 partition 1 0 -2\n",
+    );
+    let error = fake.bind().unwrap_err();
+    for part in [
+        "0000:5e:00.0 is used by this host:\n  /dev/nvme0n1p2 is swap space\n",
+        "\n  not known: who has nvme0n1: /dev/nvme0n1: ",
+        "outside containers",
+        "stop what uses it first",
+    ] {
+        assert!(error.contains(part), "{error}\n{part}");
+    }
+}
+
+#[test]
+fn listing_takes_no_disk_from_anybody() {
+    let fake = Fake::new();
+    // Whoever takes it finds that, as `mount` would.
+    fake.held.borrow_mut().push("dev/nvme0n1".to_owned());
+    let text = list::as_text(&list::controllers(&fake.machine()));
+    assert!(
+        text.contains("nvme0n1\n") && !text.contains("in use"),
+        "{text}"
+    );
+    assert!(
+        fake.bind()
+            .unwrap_err()
+            .contains("is held by a file system or a process")
+    );
 }
 
 #[test]
