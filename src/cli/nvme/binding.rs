@@ -14,6 +14,12 @@ pub(super) fn bind(machine: &Machine<'_>, address: PciAddress) -> Result<String,
     if function.driver.as_deref() == Some(DRIVER) {
         return Ok(format!("{address} is with {DRIVER} already; {back}\n"));
     }
+    if let Some(other) = function.driver.as_deref().filter(|it| *it != usage::NVME) {
+        return Err(format!(
+            "{address} is with {other}: who drives it through that cannot be told\n  help: end \
+             that, then: echo {address} > /sys/bus/pci/drivers/{other}/unbind"
+        ));
+    }
     usage::claim(machine, &function).map_err(|found| refused(address, &found))?;
     if !machine
         .path(&format!("sys/bus/pci/drivers/{DRIVER}"))
@@ -80,8 +86,11 @@ pub(super) fn unbind(machine: &Machine<'_>, address: PciAddress) -> Result<Strin
         .as_deref()
         .filter(|driver| *driver != DRIVER)
     {
-        // An override may have been left behind.
-        let _ = set_override(machine, address, "");
+        // Ours may have been left behind.
+        let path = format!("sys/bus/pci/devices/{address}/driver_override");
+        if machine.text(&path).as_deref() == Some(DRIVER) {
+            let _ = set_override(machine, address, "");
+        }
         return Ok(format!("{address} is with {driver} already\n"));
     }
     if let Some(group) = function.group {

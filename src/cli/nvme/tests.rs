@@ -385,6 +385,35 @@ fn a_namespace_that_appears_meanwhile_is_not_taken() {
 }
 
 #[test]
+fn a_controller_with_a_driver_of_user_space_is_not_taken() {
+    for other in ["uio_pci_generic", "igb_uio", "pci-stub", "xen-pciback"] {
+        let fake = Fake::new();
+        let wanted = format!("{DEVICES}/{ADDRESS}/driver_override");
+        fake.driver(other);
+        fake.file(&wanted, other);
+        let error = fake.bind().unwrap_err();
+        assert!(
+            error.contains(&format!("is with {other}: who drives it")),
+            "{error}"
+        );
+        assert!(error.contains(&format!("drivers/{other}/unbind")));
+        assert_eq!(fake.state(), pair(other, other));
+        // Nor is it told to be another's.
+        let text = fake.unbind().unwrap();
+        assert!(text.contains(&format!("is with {other} already")));
+        assert_eq!(fake.state(), pair(other, other));
+        // An override of ours is.
+        fake.file(&wanted, "vfio-pci\n");
+        fake.unbind().unwrap();
+        assert_eq!(fake.state(), pair(other, ""));
+    }
+    let fake = Fake::new();
+    fake.driver("");
+    let text = fake.bind().unwrap();
+    assert!(text.contains("before with no driver"), "{text}");
+}
+
+#[test]
 fn giving_back_needs_no_looks() {
     let fake = Fake::new();
     fake.bind().unwrap();
