@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::{Machine, usage};
+use super::{Guard, Machine, usage};
 use crate::backend::nvme::vfio::sysfs::Function;
 use crate::backend::nvme::vfio::{DRIVER, PciAddress};
 
@@ -20,7 +20,7 @@ pub(super) fn bind(machine: &Machine<'_>, address: PciAddress) -> Result<String,
              that, then: echo {address} > /sys/bus/pci/drivers/{other}/unbind"
         ));
     }
-    usage::claim(machine, &function).map_err(|found| refused(address, &found))?;
+    let disks = usage::claim(machine, &function).map_err(|found| refused(address, &found))?;
     if !machine
         .path(&format!("sys/bus/pci/drivers/{DRIVER}"))
         .exists()
@@ -34,7 +34,7 @@ pub(super) fn bind(machine: &Machine<'_>, address: PciAddress) -> Result<String,
              iommu=pt)"
         ));
     }
-    let handed = hand_over(machine, &function, DRIVER);
+    let handed = hand_over(machine, &function, (DRIVER, disks));
     let now = find(machine, address)?;
     let refused = match handed {
         Err(error) => Some(format!("{address}: {error}")),
@@ -102,7 +102,8 @@ pub(super) fn unbind(machine: &Machine<'_>, address: PciAddress) -> Result<Strin
             ));
         }
     }
-    hand_over(machine, &function, "").map_err(|error| format!("{address}: {error}"))?;
+    hand_over(machine, &function, ("", Vec::new()))
+        .map_err(|error| format!("{address}: {error}"))?;
     match find(machine, address)?.driver {
         Some(driver) if driver != DRIVER => Ok(format!("{address} is with {driver} now\n")),
         Some(_) => Err(format!("{address} is still with {DRIVER}")),
@@ -123,8 +124,13 @@ fn find(machine: &Machine<'_>, address: PciAddress) -> Result<Function, String> 
 }
 
 /// Takes a function from its driver and has the bus look for the one that `wanted` names, or, where
-/// it is empty, for any that wants it.
-fn hand_over(machine: &Machine<'_>, function: &Function, wanted: &str) -> Result<(), String> {
+/// it is empty, for any that wants it. Its disks are held until the driver has let go of them, so
+/// that nobody begins to use one.
+fn hand_over(
+    machine: &Machine<'_>,
+    function: &Function,
+    (wanted, disks): (&str, Vec<Guard>),
+) -> Result<(), String> {
     let address = function.address;
     let failed = |what: &str, error: &io::Error| match error.kind() {
         io::ErrorKind::PermissionDenied => format!("{what}: {error}; this needs root"),
@@ -137,6 +143,7 @@ fn hand_over(machine: &Machine<'_>, function: &Function, wanted: &str) -> Result
         let taken = machine.bus.write(&path, &address.to_string());
         taken.map_err(|error| failed(&format!("taking it from {driver}"), &error))?;
     }
+    drop(disks);
     let path = machine.path("sys/bus/pci/drivers_probe");
     let probed = machine.bus.write(&path, &address.to_string());
     probed.map_err(|error| failed("having the bus look for a driver", &error))
@@ -153,7 +160,7 @@ fn put_back(machine: &Machine<'_>, function: &Function) -> Result<(), String> {
         let _ = set_override(machine, function.address, "");
         return Ok(());
     }
-    hand_over(machine, function, "")
+    hand_over(machine, function, ("", Vec::new()))
 }
 
 fn set_override(machine: &Machine<'_>, address: PciAddress, driver: &str) -> io::Result<()> {

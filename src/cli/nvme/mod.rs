@@ -12,13 +12,15 @@ mod list;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod users;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use rustix::fs::{FileType, Mode, OFlags, fstat, major, minor, open};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags};
+use rustix::fs::{fstat, major, minor, open, statx};
 use rustix::io::Errno;
 
 use super::{EXIT_CONFIG, EXIT_START, print_all};
@@ -181,6 +183,9 @@ trait Bus: std::fmt::Debug {
     /// `ResourceBusy`: somebody has it. Any other: that cannot be told.
     fn hold(&self, path: &Path, device: &Device) -> io::Result<Guard>;
 
+    /// What device a file is, whatever leads to it; `None`: no device.
+    fn device(&self, path: &Path) -> io::Result<Option<Device>>;
+
     /// Whether somebody has a file of vfio's for himself. `false` where that cannot be told.
     fn is_held(&self, path: &Path) -> bool;
 }
@@ -207,6 +212,17 @@ impl Bus for Kernel {
             return Err(io::Error::other(format!("it is not the device {number}")));
         }
         Ok(Box::new(held))
+    }
+
+    fn device(&self, path: &Path) -> io::Result<Option<Device>> {
+        // Of a file of the network's, whose server may be gone, what is known is enough.
+        let flags = AtFlags::STATX_DONT_SYNC;
+        let stat = statx(CWD, path, flags, StatxFlags::TYPE)?;
+        let file = FileType::from_raw_mode(stat.stx_mode.into());
+        Ok(Device::new(
+            file,
+            (stat.stx_rdev_major, stat.stx_rdev_minor),
+        ))
     }
 
     fn is_held(&self, path: &Path) -> bool {

@@ -36,7 +36,7 @@ struct Fake {
     guarded: Guarded,
     /// The driver that takes controllers that have no override.
     default: RefCell<&'static str>,
-    /// What cannot be written.
+    /// What cannot be written or, of devices, looked at.
     refuses: RefCell<&'static str>,
 }
 
@@ -96,7 +96,18 @@ impl Fake {
         fake.file("sys/bus/pci/drivers/nvme/module", "");
         fake.file(&format!("sys/kernel/iommu_groups/42/devices/{ADDRESS}"), "");
         fake.file("dev/vfio/42", "");
-        fake.file("dev/nvme0n1", "259:0");
+        fake.file("dev/nvme0n1", "b 259:0");
+        fake.file("dev/nvme0n1p1", "b 259:1");
+        fake.file("dev/nvme0", "c 239:0");
+        fake.file("dev/ng0n1", "c 238:0");
+        fake.file("sys/class/nvme-generic/ng0n1/dev", "238:0\n");
+        fake.link("proc/self/ns/pid", "pid:[4026531836]");
+        fake.file("proc/1/comm", "systemd\n");
+        fake.file("dev/null", "c 1:3");
+        fake.link("proc/1/fd/0", "../../../dev/null");
+        fake.link("proc/1/fd/1", "socket:[77]");
+        fake.file("proc/1/fd/2", "text");
+        fake.dir("proc/2/fd");
         fake.file(
             "proc/swaps",
             "Filename Type Size Used Priority\n/dev/sda2 partition 1 0 -2\n",
@@ -141,6 +152,7 @@ impl Fake {
             }
             self.file(&format!("{device}/nvme/nvme0/nvme0c0n1/x"), "");
             self.file(&format!("{device}/nvme/nvme0/ng0n1/x"), "");
+            self.file(&format!("{device}/nvme/nvme0/dev"), "239:0\n");
         }
     }
 
@@ -180,9 +192,14 @@ impl Bus for Fake {
             fs::write(path, text)?;
         } else if below == format!("{device}/driver/unbind") {
             assert_eq!(text, ADDRESS);
+            if self.state() == pair("nvme", "vfio-pci") {
+                let guarded = self.guarded.borrow();
+                assert!(guarded.iter().eq(["259:0"]), "nobody else may begin");
+            }
             self.driver("");
         } else if below == "sys/bus/pci/drivers_probe" {
             assert_eq!(text, ADDRESS);
+            assert!(self.guarded.borrow().is_empty(), "it is let go");
             let (driver, wanted) = self.state();
             assert_eq!(driver, "", "it is free");
             match wanted.as_str() {
@@ -201,8 +218,7 @@ impl Bus for Fake {
         if self.is_held(path) {
             return Err(Errno::BUSY.into());
         }
-        // A device file holds its number here.
-        if fs::read_to_string(path)? != device.number {
+        if self.device(path)?.as_ref() != Some(device) {
             return Err(io::Error::other("it is another device"));
         }
         if !self.late.borrow().is_empty() {
@@ -212,6 +228,24 @@ impl Bus for Fake {
         let guard = Holds(Rc::clone(&self.guarded), device.number.clone());
         self.guarded.borrow_mut().insert(device.number.clone());
         Ok(Box::new(guard))
+    }
+
+    /// A device file holds its kind and its number here.
+    fn device(&self, path: &Path) -> io::Result<Option<Device>> {
+        if path.ends_with(*self.refuses.borrow()) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let text = fs::read_to_string(path)?;
+        let device = |(kind, number): (&str, &str)| {
+            let kind = match kind {
+                "b" => Kind::Block,
+                "c" => Kind::Character,
+                _ => return None,
+            };
+            let number = number.to_owned();
+            Some(Device { kind, number })
+        };
+        Ok(text.split_once(' ').and_then(device))
     }
 
     fn is_held(&self, path: &Path) -> bool {
@@ -346,7 +380,7 @@ fn what_cannot_be_looked_at_counts_as_used() {
     fake.bind().unwrap();
     // Another device has that name here.
     let fake = Fake::new();
-    fake.file("dev/nvme0n1", "8:0");
+    fake.file("dev/nvme0n1", "b 8:0");
     not_known(&fake, "who has nvme0n1: /dev/nvme0n1");
     // Directories that are none cannot be read, whoever asks.
     let fake = Fake::new();
@@ -382,6 +416,127 @@ fn a_namespace_that_appears_meanwhile_is_not_taken() {
         "{error}"
     );
     assert_eq!(fake.state(), pair("nvme", "(null)"));
+}
+
+#[test]
+fn what_is_used_without_a_claim_is_not_taken() {
+    let refused = |fake: &Fake, why: &str| {
+        let error = fake.bind().unwrap_err();
+        assert!(error.contains("is used by this host"), "{error}");
+        assert!(error.contains(why), "{error}\n{why}");
+        assert!(!error.contains("not known"), "{error}");
+        assert_eq!(fake.state(), pair("nvme", "(null)"));
+        assert!(fake.guarded.borrow().is_empty(), "it is nobody's again");
+    };
+    // By whatever name: a container has names of its own.
+    let fake = Fake::new();
+    fake.file("disk", "b 259:1");
+    fake.link("proc/77/fd/9", "../../../disk");
+    fake.file("proc/77/comm", "qemu\n");
+    refused(&fake, "/dev/nvme0n1p1 is open in process 77 (qemu)");
+    for (node, name) in [
+        ("dev/nvme0", "/dev/nvme0 is"),
+        ("dev/ng0n1", "/dev/ng0n1 is"),
+    ] {
+        fake.link("proc/77/fd/9", &format!("../../../{node}"));
+        refused(&fake, &format!("{name} open in process 77 (qemu)"));
+    }
+    // Closed, and this process itself.
+    fake.without("proc/77");
+    fake.link(
+        &format!("proc/{}/fd/3", std::process::id()),
+        "../../../dev/nvme0n1",
+    );
+    fake.bind().unwrap();
+    let fake = Fake::new();
+    let backing = "sys/class/block/loop0/loop/backing_file";
+    fake.dir("sys/class/block/loop1");
+    fake.file(backing, "/dev/nvme0n1p2 (deleted)\n");
+    refused(&fake, "/dev/nvme0n1p2 is a part of loop0");
+    fake.file("disk", "b 259:1");
+    fake.file(backing, "/disk\n");
+    refused(&fake, "/dev/nvme0n1p1 is a part of loop0");
+    let text = list::as_text(&list::controllers(&fake.machine()));
+    assert!(text.contains("in use: /dev/nvme0n1p1 is a part of loop0"));
+    fake.file("image", "no device");
+    fake.file(backing, "/image\n");
+    let served = "sys/kernel/config/nvmet/subsystems/nqn.x/namespaces/1";
+    fake.link("dev/disk/by-id/x", "../../nvme0n1");
+    fake.file(&format!("{served}/device_path"), "/dev/disk/by-id/x\n");
+    fake.file(&format!("{served}/enable"), "1\n");
+    refused(
+        &fake,
+        "/dev/nvme0n1 is served by the kernel's NVMe target as nqn.x",
+    );
+    fake.file(&format!("{served}/enable"), "0\n");
+    fake.bind().unwrap();
+}
+
+#[test]
+fn users_that_cannot_be_seen_count() {
+    let fake = Fake::new();
+    fake.file("proc/77/fd", "");
+    fake.file("proc/78/fd", "");
+    not_known(&fake, "what processes have open (2): /proc/77/fd");
+    let fake = Fake::new();
+    *fake.refuses.borrow_mut() = "1/fd/0";
+    not_known(&fake, "what processes have open (1): /proc/1/fd/0");
+    let fake = Fake::new();
+    fake.link("proc/self/ns/pid", "pid:[4026532200]");
+    not_known(&fake, "processes: /proc/self/ns/pid");
+    fake.without("proc/self/ns/pid");
+    fake.bind().unwrap();
+    let fake = Fake::new();
+    fake.file("sys/class/block/loop0/loop/backing_file", "/mnt/x\n");
+    not_known(&fake, "what /dev/loop0 is made of: /mnt/x");
+    // The target is there, and where it is told what to do is not.
+    let fake = Fake::new();
+    fake.dir("sys/module/nvmet");
+    let subsystems = "sys/kernel/config/nvmet/subsystems";
+    not_known(
+        &fake,
+        &format!("what the kernel's NVMe target serves: /{subsystems}"),
+    );
+    fake.dir(&format!("{subsystems}/nqn.x/namespaces/1"));
+    not_known(
+        &fake,
+        &format!(
+            "what the kernel's NVMe target serves: /{subsystems}/nqn.x/namespaces/1/device_path"
+        ),
+    );
+    let fake = Fake::new();
+    let number = format!("{DEVICES}/{ADDRESS}/nvme/nvme0/dev");
+    fake.without(&number);
+    not_known(&fake, &format!("its number: /{number}"));
+    let fake = Fake::new();
+    let number = "sys/class/nvme-generic/ng0n1/dev";
+    fake.without("sys/class/nvme-generic");
+    fake.dir(number);
+    not_known(&fake, &format!("its number: /{number}"));
+}
+
+#[test]
+fn the_kernel_says_what_a_file_is() {
+    let null = Kernel.device(Path::new("/dev/null")).unwrap().unwrap();
+    assert_eq!((null.kind, null.number.as_str()), (Kind::Character, "1:3"));
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(Kernel.device(dir.path()).unwrap(), None);
+    drop(Kernel.hold(Path::new("/dev/null"), &null).unwrap());
+    let other = Device {
+        kind: Kind::Block,
+        ..null
+    };
+    let error = Kernel.hold(Path::new("/dev/null"), &other).unwrap_err();
+    assert!(error.to_string().contains("not the device 1:3"), "{error}");
+    let absent = Kernel.hold(Path::new("/nowhere"), &other).unwrap_err();
+    assert_eq!(absent.kind(), io::ErrorKind::NotFound);
+    // This process has its own files open, and is not told of them.
+    let machine = Machine {
+        root: PathBuf::from("/"),
+        bus: &Kernel,
+    };
+    let names = machine.names("proc/self/fd").unwrap();
+    assert!(names.len() >= 3, "{names:?}");
 }
 
 #[test]

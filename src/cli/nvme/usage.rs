@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::users::{self, Node};
 use super::{Device, Guard, Kind, Machine};
 use crate::backend::nvme::vfio::PciAddress;
 use crate::backend::nvme::vfio::sysfs::Function;
@@ -9,7 +10,7 @@ use crate::backend::nvme::vfio::sysfs::Function;
 /// The kernel's driver.
 pub(super) const NVME: &str = "nvme";
 /// A disk or partition of the kernel's.
-const BLOCKS: &str = "sys/class/block";
+pub(super) const BLOCKS: &str = "sys/class/block";
 
 /// What was found of a controller, a line each. The host does without it only when both are empty.
 #[derive(Debug, Default)]
@@ -26,7 +27,7 @@ impl Found {
     }
 
     /// Of what could not be looked at, and where that is.
-    fn not_known(&mut self, what: &str, below: &str, error: &io::Error) {
+    pub(super) fn not_known(&mut self, what: &str, below: &str, error: &io::Error) {
         let line = format!("{what}: /{below}: {error}");
         if !self.unknown.contains(&line) {
             self.unknown.push(line);
@@ -46,7 +47,7 @@ fn below(address: PciAddress) -> String {
 }
 
 /// Nothing, where what is listed is not there at all.
-fn if_any<T: Default>(found: io::Result<T>) -> io::Result<T> {
+pub(super) fn if_any<T: Default>(found: io::Result<T>) -> io::Result<T> {
     match found {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
         found => found,
@@ -78,18 +79,25 @@ fn disk_of(name: &str) -> Option<String> {
     whole.then(|| format!("nvme{subsystem}n{namespace}"))
 }
 
-/// What /sys and /proc say of the uses of a controller.
+/// What /sys and /proc say of the uses of a controller, but for what processes have open.
 pub(super) fn look(machine: &Machine<'_>, function: &Function) -> Found {
+    if function.driver.as_deref() != Some(NVME) {
+        return Found::default();
+    }
     let mut look = Look::new(machine);
     for disk in look.disks(function) {
         look.disk(&disk);
     }
+    users::kernel(machine, &look.nodes, &mut look.found);
     look.found
 }
 
-/// Takes all disks of a controller for this process alone, and looks then: what is not used now
-/// is used by nobody for as long as the guards live.
+/// Takes all disks of a controller for this process alone, and looks then: nothing claims what is
+/// not used now for as long as the guards live.
 pub(super) fn claim(machine: &Machine<'_>, function: &Function) -> Result<Vec<Guard>, Found> {
+    if function.driver.as_deref() != Some(NVME) {
+        return Ok(Vec::new());
+    }
     let mut look = Look::new(machine);
     let disks = look.disks(function);
     let mut guards = Vec::new();
@@ -111,6 +119,9 @@ pub(super) fn claim(machine: &Machine<'_>, function: &Function) -> Result<Vec<Gu
             }
         }
     }
+    look.characters(function.address, &disks);
+    users::kernel(machine, &look.nodes, &mut look.found);
+    users::processes(machine, &look.nodes, &mut look.found);
     if look.disks(function) != disks {
         let line = "its namespaces: they change just now".to_owned();
         look.found.unknown.push(line);
@@ -133,6 +144,8 @@ struct Look<'m> {
     /// Where what is mounted and swapped to is looked up, once for all disks.
     mounts: String,
     swaps: String,
+    /// The devices that it has come by.
+    nodes: Vec<Node>,
 }
 
 impl<'m> Look<'m> {
@@ -142,6 +155,7 @@ impl<'m> Look<'m> {
             found: Found::default(),
             mounts: String::new(),
             swaps: String::new(),
+            nodes: Vec::new(),
         };
         look.mounts = look.text("what is mounted", "proc/self/mountinfo");
         // A kernel without swap has no such file, and neither has a /proc of processes alone.
@@ -169,9 +183,6 @@ impl<'m> Look<'m> {
 
     /// The disks that the kernel makes of a controller.
     fn disks(&mut self, function: &Function) -> Vec<String> {
-        if function.driver.as_deref() != Some(NVME) {
-            return Vec::new();
-        }
         let (what, below) = ("its namespaces", below(function.address));
         if matches!(controller(self.machine, function.address), Ok(None)) {
             let error = io::Error::other("the kernel is still setting it up");
@@ -200,10 +211,43 @@ impl<'m> Look<'m> {
         }
     }
 
+    fn add(&mut self, name: &str, kind: Kind, number: String) {
+        self.nodes.push(Node {
+            name: format!("/dev/{name}"),
+            device: Device { kind, number },
+        });
+    }
+
+    /// The devices by which commands go to the controller and to its namespaces.
+    fn characters(&mut self, address: PciAddress, disks: &[String]) {
+        // Without one nothing is taken, for that reason.
+        let Ok(Some(controller)) = controller(self.machine, address) else {
+            return;
+        };
+        let below = format!("{}/{controller}", below(address));
+        let number = self.text("its number", &format!("{below}/dev"));
+        self.add(&controller, Kind::Character, number);
+        // Those without a disk are below the controller, those of several paths are not.
+        let mut generic = self.names("its namespaces", &below);
+        generic.retain(|name| name.starts_with("ng"));
+        let of_disks = disks.iter().filter_map(|disk| disk.strip_prefix(NVME));
+        generic.extend(of_disks.map(|rest| format!("ng{rest}")));
+        generic.sort_unstable();
+        generic.dedup();
+        for name in generic {
+            // Older kernels have none.
+            let below = format!("sys/class/nvme-generic/{name}/dev");
+            let number = if_any(self.machine.read(&below));
+            let number = self.known("its number", &below, number);
+            self.add(&name, Kind::Character, number);
+        }
+    }
+
     /// What a disk or a partition is used for.
     fn block(&mut self, name: &str) {
         let device = format!("/dev/{name}");
         let number = self.text("its number", &format!("{BLOCKS}/{name}/dev"));
+        self.add(name, Kind::Block, number.clone());
         for line in self.mounts.lines() {
             // proc(5): identifier, parent, major:minor, root, mount point, options, -, type,
             // source.
