@@ -3,7 +3,8 @@
 
 use std::io;
 
-use super::{Guard, Machine, usage};
+use super::users::{self, Node};
+use super::{Device, Guard, Kind, Machine, usage};
 use crate::backend::nvme::vfio::sysfs::Function;
 use crate::backend::nvme::vfio::{DRIVER, PciAddress};
 
@@ -102,6 +103,11 @@ pub(super) fn unbind(machine: &Machine<'_>, address: PciAddress) -> Result<Strin
             ));
         }
     }
+    if let Some(line) = by_character(machine, &function) {
+        return Err(format!(
+            "{address} is in use: {line}\n  help: stop the daemon first"
+        ));
+    }
     hand_over(machine, &function, ("", Vec::new()))
         .map_err(|error| format!("{address}: {error}"))?;
     match find(machine, address)?.driver {
@@ -111,6 +117,23 @@ pub(super) fn unbind(machine: &Machine<'_>, address: PciAddress) -> Result<Strin
             "{address} is with no driver\n  help: modprobe nvme, which takes it"
         )),
     }
+}
+
+/// Who is seen to have a controller by its own file of vfio's, which any number may open: all that
+/// there is where the kernel has no files of groups. Where that cannot be told it is given back.
+fn by_character(machine: &Machine<'_>, function: &Function) -> Option<String> {
+    let name = function.character.as_deref()?;
+    let below = format!("sys/bus/pci/devices/{}/vfio-dev", function.address);
+    let node = Node {
+        name: format!("/dev/vfio/devices/{name}"),
+        device: Device {
+            kind: Kind::Character,
+            number: machine.text(&format!("{below}/{name}/dev"))?,
+        },
+    };
+    let mut found = usage::Found::default();
+    users::processes(machine, &[node], &mut found);
+    found.uses.into_iter().next()
 }
 
 fn find(machine: &Machine<'_>, address: PciAddress) -> Result<Function, String> {

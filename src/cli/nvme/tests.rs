@@ -670,6 +670,30 @@ fn a_controller_in_use_is_not_given_back() {
 }
 
 #[test]
+fn a_controller_in_use_by_its_own_file_is_not_given_back() {
+    let fake = Fake::new();
+    fake.bind().unwrap();
+    // A kernel without files of groups.
+    fake.without("dev/vfio/42");
+    let number = format!("{DEVICES}/{ADDRESS}/vfio-dev/vfio3/dev");
+    fake.file(&number, "511:3\n");
+    fake.file("dev/vfio/devices/vfio3", "c 511:3");
+    fake.file("proc/77/comm", "iiblockdaemon\n");
+    fake.link("proc/77/fd/9", "../../../dev/vfio/devices/vfio3");
+    let error = fake.unbind().unwrap_err();
+    assert!(
+        error.contains("/dev/vfio/devices/vfio3 is open in process 77 (iiblockdaemon)"),
+        "{error}"
+    );
+    assert!(error.contains("stop the daemon first"), "{error}");
+    assert_eq!(fake.state(), pair("vfio-pci", "vfio-pci"));
+    fake.without("proc/77/fd/9");
+    // What cannot be seen keeps nobody from giving it back.
+    fake.file("proc/78/fd", "");
+    assert_eq!(fake.unbind().unwrap(), "0000:5e:00.0 is with nvme now\n");
+}
+
+#[test]
 fn neighbours_in_the_group_are_named() {
     let fake = Fake::new();
     let other = "0000:5e:00.1";
