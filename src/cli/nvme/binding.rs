@@ -8,8 +8,16 @@ use super::{Device, Guard, Kind, Machine, usage};
 use crate::backend::nvme::vfio::sysfs::Function;
 use crate::backend::nvme::vfio::{DRIVER, PciAddress};
 
-/// Gives the controller to vfio-pci. The text says what was done, or why not.
-pub(super) fn bind(machine: &Machine<'_>, address: PciAddress) -> Result<String, String> {
+/// Says Y where vfio takes functions that are in no IOMMU group.
+const NOIOMMU: &str = "sys/module/vfio/parameters/enable_unsafe_noiommu_mode";
+
+/// Gives the controller to vfio-pci; one that no IOMMU guards only with `unsafe_noiommu`. The text
+/// says what was done, or why not.
+pub(super) fn bind(
+    machine: &Machine<'_>,
+    address: PciAddress,
+    unsafe_noiommu: bool,
+) -> Result<String, String> {
     let function = find(machine, address)?;
     let back = format!("give it back with: iiblockdaemon nvme unbind {address}");
     if function.driver.as_deref() == Some(DRIVER) {
@@ -21,20 +29,8 @@ pub(super) fn bind(machine: &Machine<'_>, address: PciAddress) -> Result<String,
              that, then: echo {address} > /sys/bus/pci/drivers/{other}/unbind"
         ));
     }
+    can_be_taken(machine, &function, unsafe_noiommu)?;
     let disks = usage::claim(machine, &function).map_err(|found| refused(address, &found))?;
-    if !machine
-        .path(&format!("sys/bus/pci/drivers/{DRIVER}"))
-        .exists()
-    {
-        return Err(format!("{DRIVER} is not loaded\n  help: modprobe {DRIVER}"));
-    }
-    if function.group.is_none() {
-        return Err(format!(
-            "{address} is in no IOMMU group: the IOMMU is off\n  help: turn it on in the firmware \
-             (VT-d, AMD-Vi) and on the kernel's command line: intel_iommu=on iommu=pt (AMD: \
-             iommu=pt)"
-        ));
-    }
     let handed = hand_over(machine, &function, (DRIVER, disks));
     let now = find(machine, address)?;
     let refused = match handed {
@@ -57,6 +53,36 @@ pub(super) fn bind(machine: &Machine<'_>, address: PciAddress) -> Result<String,
         text += &format!("  note: it shares its IOMMU group with {neighbour}\n");
     }
     Ok(text)
+}
+
+/// Whether vfio-pci would take a controller.
+fn can_be_taken(
+    machine: &Machine<'_>,
+    function: &Function,
+    unsafe_noiommu: bool,
+) -> Result<(), String> {
+    let address = function.address;
+    let driver = machine.path(&format!("sys/bus/pci/drivers/{DRIVER}"));
+    if !driver.exists() {
+        return Err(format!("{DRIVER} is not loaded\n  help: modprobe {DRIVER}"));
+    }
+    if function.group.is_some() {
+        return Ok(());
+    }
+    if !unsafe_noiommu {
+        return Err(format!(
+            "{address} is in no IOMMU group: the IOMMU is off\n  help: turn it on in the firmware \
+             (VT-d, AMD-Vi) and on the kernel's command line: intel_iommu=on iommu=pt (AMD: \
+             iommu=pt); for trials in a machine that may be lost: --unsafe-noiommu"
+        ));
+    }
+    // vfio makes the group when it takes the function, and only then.
+    match machine.text(NOIOMMU).as_deref() {
+        Some("Y" | "1") => Ok(()),
+        _ => Err(format!(
+            "{address} is in no IOMMU group, and vfio takes none such\n  help: echo 1 > /{NOIOMMU}"
+        )),
+    }
 }
 
 /// Why a controller is not taken.

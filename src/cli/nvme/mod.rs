@@ -39,6 +39,9 @@ pub(super) enum Command {
     Bind {
         /// Its PCI address, as in 0000:5e:00.0
         address: String,
+        /// Even where no IOMMU guards this machine's memory from it
+        #[arg(long)]
+        unsafe_noiommu: bool,
     },
     /// Show what a controller that is with vfio-pci says of itself, its namespaces and its health
     Info {
@@ -71,7 +74,12 @@ pub(super) fn run(command: &Command) -> u8 {
             };
             print_all(text.as_bytes())
         }
-        Command::Bind { address } => of(address, |address| binding::bind(&machine, address)),
+        Command::Bind {
+            address,
+            unsafe_noiommu,
+        } => of(address, |address| {
+            binding::bind(&machine, address, *unsafe_noiommu)
+        }),
         Command::Unbind { address } => of(address, |address| binding::unbind(&machine, address)),
         Command::Info {
             address,

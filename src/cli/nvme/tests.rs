@@ -164,7 +164,7 @@ impl Fake {
     }
 
     fn bind(&self) -> Result<String, String> {
-        binding::bind(&self.machine(), ADDRESS.parse().unwrap())
+        binding::bind(&self.machine(), ADDRESS.parse().unwrap(), false)
     }
 
     fn unbind(&self) -> Result<String, String> {
@@ -644,7 +644,7 @@ fn a_controller_that_is_not_taken_stays_the_kernels() {
     assert!(fake.bind().unwrap_err().contains("the IOMMU is off"));
     fake.file(&format!("{DEVICES}/{ADDRESS}/class"), "0x020000\n");
     assert!(fake.bind().unwrap_err().contains("is no NVMe controller"));
-    let absent = binding::bind(&fake.machine(), "0000:00:1f.7".parse().unwrap());
+    let absent = binding::bind(&fake.machine(), "0000:00:1f.7".parse().unwrap(), false);
     assert!(
         absent
             .unwrap_err()
@@ -690,6 +690,43 @@ fn a_controller_in_use_by_its_own_file_is_not_given_back() {
     fake.without("proc/77/fd/9");
     // What cannot be seen keeps nobody from giving it back.
     fake.file("proc/78/fd", "");
+    assert_eq!(fake.unbind().unwrap(), "0000:5e:00.0 is with nvme now\n");
+}
+
+#[test]
+fn a_controller_that_nothing_guards_is_taken_when_that_is_said() {
+    let fake = Fake::new();
+    let group = format!("{DEVICES}/{ADDRESS}/iommu_group");
+    fake.without(&group);
+    let bind = || binding::bind(&fake.machine(), ADDRESS.parse().unwrap(), true);
+    let error = fake.bind().unwrap_err();
+    assert!(
+        error.contains("the IOMMU is off") && error.contains("--unsafe-noiommu"),
+        "{error}"
+    );
+    let mode = "sys/module/vfio/parameters/enable_unsafe_noiommu_mode";
+    for off in ["", "N\n"] {
+        if !off.is_empty() {
+            fake.file(mode, off);
+        }
+        let error = bind().unwrap_err();
+        assert!(error.contains(&format!("echo 1 > /{mode}")), "{error}");
+        assert_eq!(fake.state(), pair("nvme", "(null)"));
+    }
+    fake.file(mode, "Y\n");
+    fake.held.borrow_mut().push("dev/nvme0n1".to_owned());
+    let error = bind().unwrap_err();
+    assert!(error.contains("is used by this host"), "{error}");
+    fake.held.borrow_mut().clear();
+    let text = bind().unwrap();
+    assert!(text.contains("is with vfio-pci now"), "{text}");
+    // vfio makes it.
+    fake.file("sys/kernel/iommu_groups/0/name", "vfio-noiommu\n");
+    fake.link(&group, "../../../../kernel/iommu_groups/0");
+    fake.held.borrow_mut().push("dev/vfio/noiommu-0".to_owned());
+    let error = fake.unbind().unwrap_err();
+    assert!(error.contains("/dev/vfio/noiommu-0 open"), "{error}");
+    fake.held.borrow_mut().clear();
     assert_eq!(fake.unbind().unwrap(), "0000:5e:00.0 is with nvme now\n");
 }
 
