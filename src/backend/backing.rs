@@ -114,7 +114,7 @@ impl Backing {
     /// Whether the device may change, come and go by itself, so that it is to be looked at again
     /// without being told. Such looks are cheap and never wait.
     pub fn changes_by_itself(&self) -> bool {
-        matches!(self.core.device, Device::Nvme(_))
+        matches!(self.core.device, Device::Nvme(_) | Device::NvmeKernel(_))
     }
 
     /// Waits until what was open and is used no more is shut down: the last act of a process.
@@ -143,7 +143,8 @@ impl Backing {
         match &self.core.device {
             Device::File(file) => file.write_cache_lost(),
             Device::Nvme(unit) => unit.namespace.cache_lost(),
-            Device::Memory(_) | Device::Null | Device::NvmeKernel(_) => false,
+            Device::NvmeKernel(object) => object.cache_lost(),
+            Device::Memory(_) | Device::Null => false,
         }
     }
 
@@ -152,7 +153,8 @@ impl Backing {
         match &self.core.device {
             Device::File(file) => file.set_write_cache_lost(false),
             Device::Nvme(unit) => unit.namespace.set_cache_lost(false),
-            Device::Memory(_) | Device::Null | Device::NvmeKernel(_) => {}
+            Device::NvmeKernel(object) => object.set_cache_lost(false),
+            Device::Memory(_) | Device::Null => {}
         }
     }
 

@@ -4,15 +4,15 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use rustix::fs::{FileType, Mode, OFlags, Stat, major, minor, open, stat};
 use rustix::io::Errno;
 
-use super::super::super::request::DeviceInfo;
+use super::super::super::request::{DeviceInfo, IoError};
 use super::super::super::spec::{OpenError, Spec};
 use super::super::facts::{
-    DeallocateLimits, Geometry, Limits, QUEUE_ENTRIES_MAX, TRANSFER_BYTES_MAX,
+    CACHE_LOST, DeallocateLimits, Geometry, Limits, QUEUE_ENTRIES_MAX, TRANSFER_BYTES_MAX,
 };
 use super::super::spec::command::{Identify, RANGES_MAX, identify};
 use super::super::spec::entry::NamespaceId;
@@ -35,9 +35,17 @@ pub(crate) struct KernelObject {
     pub(super) write_through: bool,
     /// As of the last look.
     blocks: AtomicU64,
+    cache: Cache,
     /// The block device's name.
     disk: String,
     _claim: OwnedFd,
+}
+
+/// Whether acknowledged changes may be lost, and whether an operator was told.
+#[derive(Debug, Default)]
+struct Cache {
+    lost: AtomicBool,
+    told: AtomicBool,
 }
 
 impl KernelObject {
@@ -84,6 +92,7 @@ impl KernelObject {
             limits,
             write_through: !spec.write_cache,
             blocks: AtomicU64::new(identity.namespace.blocks),
+            cache: Cache::default(),
             disk: name_of(&disk),
             _claim: claim,
         };
@@ -116,6 +125,7 @@ impl KernelObject {
             limits: identity.limits(queue),
             write_through: false,
             blocks: AtomicU64::new(1 << 20),
+            cache: Cache::default(),
             disk: "null".to_owned(),
             _claim: null().expect("it was opened just now"),
         }
@@ -130,17 +140,55 @@ impl KernelObject {
         self.blocks.load(Relaxed)
     }
 
+    /// Whether acknowledged changes may be lost, so that no flush can vouch for them.
+    pub(crate) fn cache_lost(&self) -> bool {
+        self.cache.lost.load(Relaxed)
+    }
+
+    /// A flush has failed, or an operator has looked at what was lost.
+    pub(crate) fn set_cache_lost(&self, lost: bool) {
+        self.cache.lost.store(lost, Relaxed);
+        if !lost {
+            self.cache.told.store(false, Relaxed);
+        }
+    }
+
+    /// What a flush may say that has ended. One that the medium has failed takes with it what it
+    /// was to write: the next one finds an empty cache, and has nothing to vouch for.
+    pub(super) fn flushed(&self, result: Result<(), IoError>) -> Result<(), IoError> {
+        match result {
+            Ok(()) if self.cache_lost() => Err(IoError::WriteCacheLost),
+            Err(IoError::Medium | IoError::WriteFault | IoError::Hardware) => {
+                self.set_cache_lost(true);
+                result
+            }
+            _ => result,
+        }
+    }
+
     /// How many blocks the kernel says that there are now, which hold from here on. May block.
     ///
     /// # Errors
     /// The namespace has gone.
     pub(crate) fn look_again(&self) -> Result<u64, Errno> {
+        self.tell_losses();
         let text = fs::read_to_string(format!("/sys/class/block/{}/size", self.disk));
         let text = text.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         let sectors: u64 = text.trim().parse().map_err(|_| Errno::IO)?;
         let blocks = blocks_of(sectors, self.geometry.block_shift);
         self.blocks.store(blocks, Relaxed);
         Ok(blocks)
+    }
+}
+
+impl KernelObject {
+    /// Says once that a flush has failed: no core waits for a log. Whether it was said now.
+    fn tell_losses(&self) -> bool {
+        let news = self.cache_lost() && !self.cache.told.swap(true, Relaxed);
+        if news {
+            tracing::error!(disk = self.disk, "a flush failed: {CACHE_LOST}");
+        }
+        news
     }
 }
 
@@ -419,6 +467,18 @@ mod tests {
         // One block of 512 bytes, where a physical one has 4096.
         assert_eq!(info.atomic_write_blocks, 0);
         assert_eq!(info.designators.nguid, Some([7; 16]));
+    }
+
+    #[test]
+    fn losses_are_told_once() {
+        let object = KernelObject::of_null();
+        assert!(!object.tell_losses());
+        object.set_cache_lost(true);
+        assert!(object.tell_losses() && !object.tell_losses());
+        object.set_cache_lost(false);
+        assert!(!object.tell_losses());
+        object.set_cache_lost(true);
+        assert!(object.tell_losses());
     }
 
     #[test]

@@ -269,7 +269,8 @@ impl Queues {
         self.free.push(number);
         let served = self.served[place].as_mut().expect(STAYS);
         served.under_way -= 1;
-        let access = served.requests.of(&part).job.access();
+        let job = &served.requests.of(&part).job;
+        let (access, flushes) = (job.access(), job.flushes().is_some());
         let result = match meaning(result, access) {
             Outcome::Good => Ok(()),
             Outcome::Retry { .. } if part.retries < RETRIES_MAX => {
@@ -281,6 +282,10 @@ impl Queues {
             | Outcome::Retry {
                 otherwise: error, ..
             } => Err(error),
+        };
+        let result = match flushes {
+            true => served.object.flushed(result),
+            false => result,
         };
         served.requests.end_part(part.request, result, ready);
         self.sweep(place);
@@ -577,6 +582,46 @@ mod tests {
         }
         assert_eq!((share(0), share(1), share(4)), (SLOTS, SLOTS, 64));
         assert_eq!(share(1000), SHARE_MIN);
+    }
+
+    #[test]
+    fn a_flush_vouches_for_nothing_behind_one_that_failed() {
+        let wake = Arc::new(Wake::new().unwrap());
+        let (mut queues, mut ready) = (Queues::new(1, &wake), VecDeque::new());
+        let object = null();
+        assert_eq!(queues.attach(0, &object), Ok("nvme-kernel"));
+        let now = super::super::super::super::suite::now();
+        // A flush that the controller ends so.
+        let mut ended = |result: i32| {
+            flush(&mut queues, 0, &mut ready);
+            let served = queues.served[0].as_mut().unwrap();
+            let part = served.requests.next(now, &mut ready).unwrap();
+            served.under_way += 1;
+            let number = queues.free.pop().unwrap();
+            queues.slots[number as usize].part = Some((0, part));
+            queues.ended(number.into(), result, &mut ready);
+            let completion = ready.pop_front().unwrap();
+            completion.token.finish();
+            completion.result
+        };
+        let status = |kind, code| i32::from(Status::new(kind, code).with_do_not_retry().field());
+        assert_eq!(ended(0), Ok(()));
+        // What says nothing of the cache.
+        assert_eq!(ended(-libc::ENODEV), Err(IoError::NotReady));
+        assert_eq!(ended(0), Ok(()));
+        let (media, write_fault) = (2, 0x80);
+        assert_eq!(ended(status(media, write_fault)), Err(IoError::WriteFault));
+        assert_eq!(ended(0), Err(IoError::WriteCacheLost));
+        assert!(object.cache_lost());
+        assert_eq!(
+            ended(0),
+            Err(IoError::WriteCacheLost),
+            "until it is looked at"
+        );
+        object.set_cache_lost(false);
+        assert_eq!(ended(0), Ok(()));
+        assert_eq!(ended(-libc::EIO), Err(IoError::Hardware));
+        assert_eq!(ended(0), Err(IoError::WriteCacheLost));
     }
 
     #[test]
