@@ -104,15 +104,14 @@ impl Backing {
     /// Whether the device can be used now. All but those that come and go always can.
     pub fn readiness(&self) -> Readiness {
         match &self.core.device {
-            Device::Memory(_) | Device::Null | Device::File(_) | Device::NvmeKernel(_) => {
-                Readiness::Ready
-            }
+            Device::Memory(_) | Device::Null | Device::File(_) => Readiness::Ready,
             Device::Nvme(unit) => unit.readiness(),
+            Device::NvmeKernel(object) => object.readiness(),
         }
     }
 
     /// Whether the device may change, come and go by itself, so that it is to be looked at again
-    /// without being told. Such looks are cheap and never wait.
+    /// without being told. Such looks are cheap: no device is asked.
     pub fn changes_by_itself(&self) -> bool {
         matches!(self.core.device, Device::Nvme(_) | Device::NvmeKernel(_))
     }

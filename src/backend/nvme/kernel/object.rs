@@ -18,6 +18,7 @@ use super::super::spec::command::{Identify, RANGES_MAX, identify};
 use super::super::spec::entry::NamespaceId;
 use super::super::spec::identify::{ControllerData, Identifiers, NamespaceData, PAGE_BYTES, Page};
 use super::super::spec::registers::Version;
+use super::super::unit::Readiness;
 use super::command::{ADMIN, COMMAND_BYTES, NAMESPACE_ID, bytes};
 
 /// Bytes of one Write Zeroes at most.
@@ -36,6 +37,9 @@ pub(crate) struct KernelObject {
     /// As of the last look.
     blocks: AtomicU64,
     cache: Cache,
+    /// It was formatted with other blocks, or it is gone. Neither is ever over.
+    is_another: AtomicBool,
+    is_gone: AtomicBool,
     /// The block device's name.
     disk: String,
     _claim: OwnedFd,
@@ -93,6 +97,8 @@ impl KernelObject {
             write_through: !spec.write_cache,
             blocks: AtomicU64::new(identity.namespace.blocks),
             cache: Cache::default(),
+            is_another: AtomicBool::new(false),
+            is_gone: AtomicBool::new(false),
             disk: name_of(&disk),
             _claim: claim,
         };
@@ -126,6 +132,8 @@ impl KernelObject {
             write_through: false,
             blocks: AtomicU64::new(1 << 20),
             cache: Cache::default(),
+            is_another: AtomicBool::new(false),
+            is_gone: AtomicBool::new(false),
             disk: "null".to_owned(),
             _claim: null().expect("it was opened just now"),
         }
@@ -166,15 +174,66 @@ impl KernelObject {
         }
     }
 
-    /// How many blocks the kernel says that there are now, which hold from here on. May block.
+    /// Whether its blocks are others than at opening, so that no command may go to it.
+    pub(super) fn is_another(&self) -> bool {
+        self.is_another.load(Relaxed)
+    }
+
+    /// Whether it can be used, as of the last look.
+    pub(crate) fn readiness(&self) -> Readiness {
+        if self.is_gone.load(Relaxed) {
+            return Readiness::Absent;
+        }
+        match self.is_another() {
+            true => Readiness::Failed,
+            false => Readiness::Ready,
+        }
+    }
+
+    /// As a look does that finds other blocks.
+    #[cfg(test)]
+    pub(super) fn set_another(&self) {
+        self.is_another.store(true, Relaxed);
+    }
+
+    /// How many blocks the kernel says that there are now, which hold from here on: those at the
+    /// last look of a namespace that has gone, or that has other blocks now. May block.
     ///
     /// # Errors
-    /// The namespace has gone.
+    /// That the kernel does not say it.
     pub(crate) fn look_again(&self) -> Result<u64, Errno> {
         self.tell_losses();
-        let text = fs::read_to_string(format!("/sys/class/block/{}/size", self.disk));
-        let text = text.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-        let sectors: u64 = text.trim().parse().map_err(|_| Errno::IO)?;
+        self.look_below(Path::new("/"))
+    }
+
+    fn look_below(&self, root: &Path) -> Result<u64, Errno> {
+        let number = |what: &str| -> Result<u64, Errno> {
+            let path = root.join(format!("sys/class/block/{}/{what}", self.disk));
+            let text = fs::read_to_string(path);
+            let text = text.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+            text.trim().parse().map_err(|_| Errno::IO)
+        };
+        let said = number("size").and_then(|size| Ok((size, number("queue/logical_block_size")?)));
+        let (sectors, block_bytes) = match said {
+            Ok(said) => said,
+            Err(Errno::NOENT | Errno::NODEV | Errno::NXIO) => {
+                self.is_gone.store(true, Relaxed);
+                return Ok(self.blocks());
+            }
+            Err(errno) => return Err(errno),
+        };
+        let was = 1_u64.checked_shl(self.geometry.block_shift.into());
+        if was != Some(block_bytes) {
+            if !self.is_another.swap(true, Relaxed) {
+                tracing::error!(
+                    disk = self.disk,
+                    block_bytes,
+                    "the namespace was formatted with other blocks and is not served: set \
+                     block_size, then restart the daemon"
+                );
+            }
+            return Ok(self.blocks());
+        }
         let blocks = blocks_of(sectors, self.geometry.block_shift);
         self.blocks.store(blocks, Relaxed);
         Ok(blocks)
@@ -479,6 +538,38 @@ mod tests {
         assert!(!object.tell_losses());
         object.set_cache_lost(true);
         assert!(object.tell_losses());
+    }
+
+    #[test]
+    fn a_namespace_with_other_blocks_is_not_served() {
+        let (object, root) = (KernelObject::of_null(), tempfile::tempdir().unwrap());
+        let queue = root.path().join("sys/class/block/null/queue");
+        fs::create_dir_all(&queue).unwrap();
+        let say = |sectors: &str, block_bytes: &str| {
+            fs::write(queue.join("../size"), sectors).unwrap();
+            fs::write(queue.join("logical_block_size"), block_bytes).unwrap();
+        };
+        let look = || (object.look_below(root.path()), object.readiness());
+        say("2097152\n", "512\n");
+        assert_eq!(look(), (Ok(2 << 20), Readiness::Ready));
+        say("none\n", "512\n");
+        assert_eq!(look(), (Err(Errno::IO), Readiness::Ready));
+        // The same bytes.
+        say("2097152\n", "4096\n");
+        assert_eq!(look(), (Ok(2 << 20), Readiness::Failed));
+        assert!(object.is_another());
+        // It is empty, whatever its blocks are.
+        say("4194304\n", "512\n");
+        assert_eq!(look(), (Ok(4 << 20), Readiness::Failed));
+        let object = KernelObject::of_null();
+        fs::remove_dir_all(root.path().join("sys")).unwrap();
+        let look = || (object.look_below(root.path()), object.readiness());
+        assert_eq!(
+            look(),
+            (Ok(1 << 20), Readiness::Absent),
+            "no error each second"
+        );
+        assert!(!object.is_another());
     }
 
     #[test]

@@ -155,6 +155,7 @@ impl Queues {
         let served = place.and_then(|place| self.served[place].as_mut());
         let result = match served {
             None => Err(IoError::NotReady),
+            Some(served) if served.object.is_another() => Err(IoError::NotReady),
             Some(served) if !served.requests.has_room() => Err(IoError::Resource),
             Some(served) => {
                 let service = Service {
@@ -216,6 +217,12 @@ impl Queues {
         let Some(part) = served.requests.next(now, ready) else {
             return false;
         };
+        // Since it was submitted; blocks of another size would go beyond its memory.
+        if served.object.is_another() {
+            let result = Err(IoError::NotReady);
+            served.requests.end_part(part.request, result, ready);
+            return true;
+        }
         let slot = &mut self.slots[number as usize];
         let Some(command) = slot.command(&mut served.requests, &part) else {
             served
@@ -622,6 +629,26 @@ mod tests {
         assert_eq!(ended(0), Ok(()));
         assert_eq!(ended(-libc::EIO), Err(IoError::Hardware));
         assert_eq!(ended(0), Err(IoError::WriteCacheLost));
+    }
+
+    #[test]
+    fn nothing_is_sent_to_a_namespace_with_other_blocks() {
+        let wake = Arc::new(Wake::new().unwrap());
+        let (mut queues, mut ready) = (Queues::new(1, &wake), VecDeque::new());
+        let object = null();
+        assert_eq!(queues.attach(0, &object), Ok("nvme-kernel"));
+        let now = super::super::super::super::suite::now();
+        flush(&mut queues, 0, &mut ready);
+        assert!(ready.is_empty(), "it waits for the kick");
+        object.set_another();
+        queues.kick(now, &mut ready);
+        assert_eq!((queues.under_way(), queues.in_flight()), (0, 0));
+        flush(&mut queues, 0, &mut ready);
+        assert_eq!(ready.len(), 2);
+        for completion in ready {
+            assert_eq!(completion.result, Err(IoError::NotReady));
+            completion.token.finish();
+        }
     }
 
     #[test]
