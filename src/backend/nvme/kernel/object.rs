@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use rustix::fs::{FileType, Mode, OFlags, Stat, major, minor, open, stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, major, minor, open, stat};
 use rustix::io::Errno;
 
 use super::super::super::request::{DeviceInfo, IoError};
@@ -79,9 +79,14 @@ impl KernelObject {
                 errno => format!("{disk}: {errno}"),
             })
         })?;
+        check_claim(&claim, &disk).map_err(refuse)?;
         // The kernel lets commands that write through for files opened to write.
         let file = open(path, access | OFlags::CLOEXEC, Mode::empty());
         let file = file.map_err(|errno| refuse(errno.to_string()))?;
+        let opened = fstat(&file).map_err(|errno| refuse(errno.to_string()))?;
+        if disk_of(&opened).as_ref() != Some(&disk) {
+            return Err(refuse("it has become another device just now".to_owned()));
+        }
         let (identity, queue) = (Identity::ask(&file), QueueLimits::of(&disk));
         let identity = identity.map_err(|errno| {
             refuse(format!("identifying it: {errno}; this needs CAP_SYS_ADMIN"))
@@ -259,6 +264,27 @@ fn disk_of(stat: &Stat) -> Option<PathBuf> {
     let (major, minor) = (major(stat.st_rdev), minor(stat.st_rdev));
     let link = fs::read_link(format!("/sys/dev/char/{major}:{minor}")).ok()?;
     disk_name(link.file_name()?.to_str()?).map(|name| Path::new("/dev").join(name))
+}
+
+/// Whether what was claimed is the disk of that name, as the kernel has it, and no other node.
+fn check_claim(claim: &OwnedFd, disk: &Path) -> Result<(), String> {
+    let below = format!("/sys/class/block/{}/dev", name_of(disk));
+    let number = fs::read_to_string(&below).map_err(|error| format!("{below}: {error}"))?;
+    let stat = fstat(claim).map_err(|errno| errno.to_string())?;
+    match is_block(&stat, number.trim()) {
+        true => Ok(()),
+        false => Err(format!(
+            "{} is not the device {}, which it has to be; udev makes such nodes",
+            disk.display(),
+            number.trim()
+        )),
+    }
+}
+
+/// Whether a file is the block device of that number, as in `259:0`.
+fn is_block(stat: &Stat, number: &str) -> bool {
+    let is = format!("{}:{}", major(stat.st_rdev), minor(stat.st_rdev));
+    FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice && is == number
 }
 
 fn disk_name(character: &str) -> Option<OsString> {
@@ -526,6 +552,21 @@ mod tests {
         // One block of 512 bytes, where a physical one has 4096.
         assert_eq!(info.atomic_write_blocks, 0);
         assert_eq!(info.designators.nguid, Some([7; 16]));
+    }
+
+    #[test]
+    fn the_claim_is_of_the_disk_itself() {
+        let mut node = stat("/dev/null").unwrap();
+        assert!(!is_block(&node, "1:3"), "a character device");
+        node.st_mode = node.st_mode & 0o777 | FileType::BlockDevice.as_raw_mode();
+        assert!(is_block(&node, "1:3"));
+        assert!(!is_block(&node, "259:0"), "another one has that name");
+        let null = open("/dev/null", OFlags::RDONLY, Mode::empty()).unwrap();
+        let refused = check_claim(&null, Path::new("/dev/nvme99n1")).unwrap_err();
+        assert!(
+            refused.contains("/sys/class/block/nvme99n1/dev: "),
+            "{refused}"
+        );
     }
 
     #[test]
