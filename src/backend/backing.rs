@@ -152,7 +152,7 @@ impl Backing {
         match &self.core.device {
             Device::File(file) => file.set_write_cache_lost(false),
             Device::Nvme(unit) => unit.namespace.set_cache_lost(false),
-            Device::NvmeKernel(object) => object.set_cache_lost(false),
+            Device::NvmeKernel(object) => object.forget_cache_lost(),
             Device::Memory(_) | Device::Null => {}
         }
     }

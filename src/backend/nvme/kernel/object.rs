@@ -158,12 +158,10 @@ impl KernelObject {
         self.cache.lost.load(Relaxed)
     }
 
-    /// A flush has failed, or an operator has looked at what was lost.
-    pub(crate) fn set_cache_lost(&self, lost: bool) {
-        self.cache.lost.store(lost, Relaxed);
-        if !lost {
-            self.cache.told.store(false, Relaxed);
-        }
+    /// An operator has looked at what was lost.
+    pub(crate) fn forget_cache_lost(&self) {
+        self.cache.lost.store(false, Relaxed);
+        self.cache.told.store(false, Relaxed);
     }
 
     /// What a flush may say that has ended. One that the medium has failed takes with it what it
@@ -172,7 +170,7 @@ impl KernelObject {
         match result {
             Ok(()) if self.cache_lost() => Err(IoError::WriteCacheLost),
             Err(IoError::Medium | IoError::WriteFault | IoError::Hardware) => {
-                self.set_cache_lost(true);
+                self.cache.lost.store(true, Relaxed);
                 result
             }
             _ => result,
@@ -573,11 +571,12 @@ mod tests {
     fn losses_are_told_once() {
         let object = KernelObject::of_null();
         assert!(!object.tell_losses());
-        object.set_cache_lost(true);
+        let failed = Err(IoError::WriteFault);
+        assert_eq!(object.flushed(failed), failed);
         assert!(object.tell_losses() && !object.tell_losses());
-        object.set_cache_lost(false);
+        object.forget_cache_lost();
         assert!(!object.tell_losses());
-        object.set_cache_lost(true);
+        assert_eq!(object.flushed(failed), failed);
         assert!(object.tell_losses());
     }
 

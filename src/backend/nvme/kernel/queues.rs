@@ -625,7 +625,7 @@ mod tests {
             Err(IoError::WriteCacheLost),
             "until it is looked at"
         );
-        object.set_cache_lost(false);
+        object.forget_cache_lost();
         assert_eq!(ended(0), Ok(()));
         assert_eq!(ended(-libc::EIO), Err(IoError::Hardware));
         assert_eq!(ended(0), Err(IoError::WriteCacheLost));
