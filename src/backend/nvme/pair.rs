@@ -30,7 +30,9 @@ use super::super::request::{Completion, IoError, Token};
 use super::super::wake::Wake;
 use super::bar::Bar;
 use super::dma::{DmaPages, DmaSpace, Iova, MapError, Mapping, PAGE_BYTES};
-use super::facts::{Counters, Namespace, Patience, REPLAYS_MAX, State as ControllerState};
+use super::facts::{
+    Counters, Namespace, NamespaceState, Patience, REPLAYS_MAX, State as ControllerState,
+};
 use super::lane::Hosted;
 use super::link::{Breach, Foreign, Generation, Grant, Handle, LANE_MAX, Lane, Note, Order};
 use super::link::{PairEnd, Unsent};
@@ -229,6 +231,10 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
 
     /// `false`: nothing more can be sent now.
     fn issue(&mut self, part: Part, now: Instant, ready: &mut VecDeque<Completion>) -> bool {
+        if let Some(error) = self.refusal(&part) {
+            self.requests.end_part(part.request, Err(error), ready);
+            return true;
+        }
         let Some(slot) = self.slots.next() else {
             self.requests.put_back(part, None);
             return false;
@@ -255,6 +261,19 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
             _ => self.ring.put(&entry),
         }
         true
+    }
+
+    /// Why a part is not to be sent: while it was held the namespace may have become another one,
+    /// or one with other blocks, whose pages would not be those of the part's data.
+    fn refusal(&mut self, part: &Part) -> Option<IoError> {
+        let id = self.requests.of(part).job.namespace();
+        let mut all = self.namespaces.iter();
+        let namespace = all.find(|one| one.geometry.namespace == id);
+        match namespace.map(|namespace| namespace.state()) {
+            Some(NamespaceState::Active | NamespaceState::ReadOnly) => None,
+            Some(NamespaceState::Missing) => Some(IoError::Absent),
+            Some(NamespaceState::Changed) | None => Some(IoError::NotReady),
+        }
     }
 
     /// The command of a part, with its data.

@@ -182,6 +182,10 @@ impl Job {
         }
     }
 
+    pub(crate) fn namespace(&self) -> NamespaceId {
+        self.namespace
+    }
+
     /// The namespace whose write cache its command flushes, if that is what it does.
     pub(crate) fn flushes(&self) -> Option<NamespaceId> {
         matches!(self.verb, Verb::Flush).then_some(self.namespace)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::rig::{Rig, settings};
-use crate::backend::nvme::facts::{Selector, State};
+use crate::backend::nvme::facts::{NamespaceState, Selector, State};
 use crate::backend::nvme::model::faults::{Action, Match};
 use crate::backend::nvme::model::{Model, ModelOptions, NamespaceOptions};
 use crate::backend::nvme::spec::entry::NamespaceId;
@@ -271,6 +271,56 @@ fn a_controller_that_leaves_fails_its_requests_and_serves_again_when_it_is_back(
     assert_eq!(back.buf.as_ref().unwrap().to_vec(), [5; 512]);
     assert_eq!(result(back), Ok(()));
     rig.close().unwrap();
+}
+
+#[test]
+fn what_was_held_is_not_sent_to_a_namespace_that_is_another_one_now() {
+    type Change = fn(&mut NamespaceOptions);
+    let changes: [(Change, Change, IoError); 3] = [
+        (
+            |it| it.eui64 = [7; 8],
+            |it| it.eui64 = NamespaceOptions::default().eui64,
+            IoError::NotReady,
+        ),
+        (
+            |it| it.block_shift = 12,
+            |it| it.block_shift = 9,
+            IoError::NotReady,
+        ),
+        (
+            |it| it.active = false,
+            |it| it.active = true,
+            IoError::Absent,
+        ),
+    ];
+    for queue_pairs in [1, 4] {
+        for (change, restore, error) in changes {
+            let model = model(ModelOptions {
+                queue_pairs,
+                ..ModelOptions::default()
+            });
+            let mut rig = Rig::new(&model, settings(4), 2);
+            assert_eq!(result(rig.run(1, write(&rig, 1, 0, 1, 1))), Ok(()));
+            // Some are outstanding when it fails, the others wait.
+            model.fail();
+            for nth in 0..30 {
+                rig.submit(nth % 2, write(&rig, nth % 2, 0, 4, 9));
+            }
+            model.change_namespace(ONE, change);
+            while rig.in_flight() > 0 {
+                assert_eq!(result(rig.wait()), Err(error), "{queue_pairs}");
+            }
+            assert_eq!(rig.state(), State::Ready);
+            model.change_namespace(ONE, restore);
+            let namespace = rig.namespace.clone().unwrap();
+            let is_back = |_: &mut Rig| namespace.state() == NamespaceState::Active;
+            assert!(rig.run_until(is_back));
+            assert_eq!(model.block(ONE, 0), [1; 512]);
+            assert_eq!(model.block(ONE, 1), [0; 512]);
+            assert_eq!(result(rig.run(0, write(&rig, 0, 1, 1, 2))), Ok(()));
+            rig.close().unwrap();
+        }
+    }
 }
 
 /// Acknowledged, and in the write cache as far as anybody can know.
