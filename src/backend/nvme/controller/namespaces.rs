@@ -348,8 +348,15 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             if entry.status().is_success() {
                 identifiers = Identifiers::parse(&self.identify_data());
             } else if let Some(before) = self.namespaces.known.iter().find(|it| it.id == id) {
-                // They are asked for to tell it from another one, which this says nothing of.
-                identifiers = before.identifiers;
+                // They are asked for to tell it from another one, which this says nothing of; what
+                // the namespace itself says of them does.
+                let kept = before.identifiers;
+                let said = Identifiers::default().or(&data);
+                identifiers = Identifiers {
+                    nguid: said.nguid.or(kept.nguid),
+                    eui64: said.eui64.or(kept.eui64),
+                    ..kept
+                };
             }
         }
         Ok(Some(Known {

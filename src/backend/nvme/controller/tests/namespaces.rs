@@ -217,3 +217,27 @@ fn identifiers_that_cannot_be_read_again_are_those_of_before() {
     assert_eq!(namespace.state(), NamespaceState::Active);
     bed.close();
 }
+
+#[test]
+fn another_namespace_is_seen_where_descriptors_cannot_be_read() {
+    let first = NamespaceOptions {
+        nguid: [1; 16],
+        ..plain()
+    };
+    let mut bed = Bed::ready(namespaces([first]));
+    let namespace = bed.find(Selector::Only).unwrap();
+    let change = |bed: &mut Bed, change: fn(&mut NamespaceOptions), is_so: NamespaceState| {
+        bed.model.faults(|plan| {
+            plan.clear();
+            // The list, the namespace, and then what it is called.
+            let on = Match::admin(admin::IDENTIFY);
+            plan.nth(on, 2, Action::Status(Status::INTERNAL));
+        });
+        bed.model.change_namespace(NamespaceId(1), change);
+        bed.until("the change", |_| namespace.state() == is_so);
+    };
+    change(&mut bed, |it| it.nguid = [2; 16], NamespaceState::Changed);
+    change(&mut bed, |it| it.nguid = [1; 16], NamespaceState::Active);
+    change(&mut bed, |it| it.eui64 = [2; 8], NamespaceState::Changed);
+    bed.close();
+}
