@@ -36,6 +36,8 @@ pub(super) struct Events {
     errors_at: Option<Instant>,
     health: bool,
     namespaces: bool,
+    /// When namespaces are looked at though nothing was said of them.
+    look_at: Option<Instant>,
     other: Option<u8>,
     /// The second under way, and what was sent in it.
     second: Option<Instant>,
@@ -60,7 +62,16 @@ impl Events {
     }
 
     pub(super) fn has_work(&self, now: Instant) -> bool {
-        self.reads_errors(now) || self.health || self.namespaces || self.other.is_some()
+        self.reads_errors(now) || self.health || self.looks(now) || self.other.is_some()
+    }
+
+    fn looks(&self, now: Instant) -> bool {
+        self.namespaces || self.look_at.is_some_and(|at| now >= at)
+    }
+
+    /// A namespace could not be looked at: all are, so much later.
+    pub(super) fn look_again(&mut self, now: Instant, after: Duration) {
+        self.look_at = self.look_at.or(now.checked_add(after));
     }
 
     fn reads_errors(&self, now: Instant) -> bool {
@@ -135,7 +146,8 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             self.events.errors_at = now.checked_add(ERRORS_EVERY);
             self.read_error_log().await?;
         }
-        if std::mem::take(&mut self.events.namespaces) {
+        if self.events.looks(now) {
+            (self.events.namespaces, self.events.look_at) = (false, None);
             let bytes = 4096;
             self.read_page(log::CHANGED_NAMESPACES, bytes).await?;
             // All of them, whichever are listed: the list may be too short.

@@ -89,12 +89,9 @@ impl Known {
             let was = old.block_shift;
             return Some(format!("its blocks were 2^{was} bytes and are 2^{shift}"));
         }
-        if self.identifiers != old.identifiers {
-            let was = &old.identifiers;
-            return Some(format!(
-                "its identifiers were {was:?} and are {:?}",
-                self.identifiers
-            ));
+        let (was, are) = (&old.identifiers, &self.identifiers);
+        if are.differ_from(was) {
+            return Some(format!("its identifiers were {was:?} and are {are:?}"));
         }
         let (new, limits) = (self.geometry(identity), &identity.limits);
         if old.unmapped_reads_zeroes && !new.unmapped_reads_zeroes {
@@ -268,6 +265,12 @@ impl Namespaces {
     }
 }
 
+/// Whether the status of CNS 03h says that there never are any.
+fn has_no_descriptors(status: Status) -> bool {
+    let unknown = [Status::INVALID_FIELD, Status::INVALID_OPCODE];
+    status.do_not_retry() || unknown.iter().any(|&unknown| status.is(unknown))
+}
+
 impl<B: Bar, D: DmaSpace> Life<B, D> {
     /// Looks at all namespaces.
     pub(super) async fn scan(&mut self) -> Result<(), Trouble> {
@@ -344,8 +347,8 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         let mut identifiers = Identifiers::default();
         if version >= Version::V1_3 {
             let entry = command::identify(Identify::Descriptors(id));
-            let entry = self.command_with_data(entry).await?;
-            if entry.status().is_success() {
+            let status = self.command_with_data(entry).await?.status();
+            if status.is_success() {
                 identifiers = Identifiers::parse(&self.identify_data());
             } else if let Some(before) = self.namespaces.known.iter().find(|it| it.id == id) {
                 // They are asked for to tell it from another one, which this says nothing of; what
@@ -357,6 +360,17 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
                     eui64: said.eui64.or(kept.eui64),
                     ..kept
                 };
+            } else if !has_no_descriptors(status) {
+                // Of which command set it is would be a guess, and its name may be missing.
+                let controller = &self.name;
+                tracing::warn!(
+                    controller,
+                    namespace = id.0,
+                    "the identifiers of the namespace cannot be read: {status}"
+                );
+                self.events
+                    .look_again(self.now(), self.settings.health_interval);
+                return Ok(None);
             }
         }
         Ok(Some(Known {

@@ -241,3 +241,35 @@ fn another_namespace_is_seen_where_descriptors_cannot_be_read() {
     change(&mut bed, |it| it.eui64 = [2; 8], NamespaceState::Changed);
     bed.close();
 }
+
+#[test]
+fn descriptors_that_are_there_later_make_no_other_namespace() {
+    for (status, is_there) in [
+        (Status::INVALID_FIELD, true),
+        (Status::INTERNAL.with_do_not_retry(), true),
+        (Status::INTERNAL, false),
+    ] {
+        let mut bed = Bed::new(ModelOptions::default());
+        // The controller, the list, the namespace, and then what it is called.
+        let on = Match::admin(admin::IDENTIFY);
+        bed.model
+            .faults(|plan| plan.nth(on, 3, Action::Status(status)));
+        bed.until("ready", |bed| bed.controller.limits().is_some());
+        let found = bed.find(Selector::Only);
+        assert_eq!(found.is_ok(), is_there, "{status}");
+        // What may be another kind of namespace is looked at once more.
+        bed.pass(Duration::from_secs(62));
+        let namespace = found.unwrap_or_else(|_| bed.find(Selector::Only).unwrap());
+        let named = namespace.geometry.identifiers.uuid.is_some();
+        assert_eq!(named, !is_there, "{status}");
+        bed.model
+            .change_namespace(NamespaceId(1), |it| it.blocks = 5000);
+        bed.until("it has grown", |_| namespace.blocks() == 5000);
+        assert_eq!(namespace.state(), NamespaceState::Active, "{status}");
+        bed.model
+            .change_namespace(NamespaceId(1), |it| it.eui64 = [3; 8]);
+        let is_other = |_: &Bed| namespace.state() == NamespaceState::Changed;
+        bed.until("it is another one", is_other);
+        bed.close();
+    }
+}
