@@ -142,12 +142,15 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
     }
 
     /// One rung after the other. `Err(Fault)`: none has helped, and it is time for the next try.
-    /// Errors of the bus are over only when the function was reset.
+    /// Errors of the bus are over only when the function was reset, or let go of, which has the
+    /// kernel do what it can.
     async fn ladder(&mut self, error: ControllerError) -> Result<(), Trouble> {
-        let bus = error == ControllerError::Bus;
+        let mut bus = error == ControllerError::Bus;
         let mut last = error;
         for rung in [Rung::Disable, Rung::FunctionReset, Rung::SubsystemReset] {
-            let ended = match self.climb(rung).await {
+            let climbed = self.climb(rung).await;
+            bus &= rung == Rung::Disable || climbed != Ok(true);
+            let ended = match climbed {
                 Ok(true) if bus && rung == Rung::Disable => continue,
                 Ok(true) => self.init().await,
                 Ok(false) => continue,
@@ -161,6 +164,9 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
                 }
                 done => return done,
             }
+        }
+        if bus {
+            return Err(Trouble::Gone);
         }
         self.pause_failed().await?;
         Err(Trouble::Fault(last))

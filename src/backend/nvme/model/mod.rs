@@ -214,6 +214,11 @@ impl Model {
         self.shared.lock().registers.fail();
     }
 
+    /// The bus sees an error of the function that is not corrected.
+    pub(crate) fn fail_bus(&self) {
+        self.shared.lock().registers.fail_bus();
+    }
+
     /// The function is taken out of its slot.
     pub(crate) fn remove(&self) {
         self.shared.lock().remove();

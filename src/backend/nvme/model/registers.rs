@@ -85,6 +85,8 @@ pub(super) struct Registers {
     place: Place,
     /// Without power.
     cut: bool,
+    /// The bus has seen an error, and the function was not reset since.
+    bus_failed: bool,
 }
 
 impl Registers {
@@ -170,8 +172,13 @@ impl Registers {
         }
     }
 
+    pub(super) fn fail_bus(&mut self) {
+        self.bus_failed = true;
+    }
+
     pub(super) fn presence(&self) -> Presence {
         match self.place {
+            Place::Here if self.bus_failed => Presence::Failed,
             Place::Here => Presence::Here,
             Place::Wanted => Presence::Wanted,
             Place::Gone | Place::Released => Presence::Gone,

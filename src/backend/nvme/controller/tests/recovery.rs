@@ -163,6 +163,23 @@ fn where_functions_cannot_be_reset_subsystems_may() {
 }
 
 #[test]
+fn an_error_of_the_bus_is_over_when_the_function_was_reset_or_let_go() {
+    for unsupported in [false, true] {
+        let (mut bed, handle, mut core) = opened(ModelOptions::default());
+        bed.model
+            .faults(|plan| plan.reset_unsupported = unsupported);
+        bed.model.fail_bus();
+        let began = bed.now;
+        until_told(&mut bed, &mut [&mut core], &open_again(2));
+        assert!(bed.now - began < Duration::from_secs(5));
+        assert_eq!(bed.controller.state(), State::Ready);
+        bed.pass(Duration::from_secs(60));
+        assert_eq!(core.told(), []);
+        end((bed, handle, core));
+    }
+}
+
+#[test]
 fn what_cannot_be_proved_is_lost_until_it_can() {
     let (mut bed, handle, mut core) = opened(ModelOptions::default());
     bed.model.faults(|plan| {
