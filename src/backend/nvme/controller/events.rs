@@ -6,9 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::admin::Purpose;
-use super::recover::PAGES_LATE_MAX;
-use super::{Life, Trouble};
+use super::admin::{PAGE_READ, Purpose};
+use super::{ControllerError, Life, Trouble};
 use crate::backend::nvme::bar::Bar;
 use crate::backend::nvme::dma::DmaSpace;
 use crate::backend::nvme::spec::command::{self, log};
@@ -25,6 +24,8 @@ const EVENTS_PER_SECOND: u16 = 16;
 const ERRORS_EVERY: Duration = Duration::from_secs(1);
 /// Bytes that are read of a page that is read only to have been read.
 const PAGE_BYTES: u32 = 512;
+/// How often in a row a log page may be late before it is read no more: nothing depends on it.
+const PAGE_LATE_MAX: u8 = 2;
 
 #[derive(Debug, Default)]
 pub(super) struct Events {
@@ -161,11 +162,25 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
 
     /// Reads a page of the whole controller. `false`: it has none, and the data page means nothing.
     pub(super) async fn read_page(&mut self, page: u8, bytes: u32) -> Result<bool, Trouble> {
-        if self.pages_late >= PAGES_LATE_MAX {
+        let nth = usize::from(page);
+        if self.pages_late[nth] >= PAGE_LATE_MAX {
             return Ok(false);
         }
         let entry = command::log_page(page, NamespaceId::ALL, bytes);
-        let status = self.command_with_data(entry).await?.status();
+        let answer = self.command_with_data(entry).await;
+        let late = &mut self.pages_late[nth];
+        match &answer {
+            Ok(_) => *late = 0,
+            Err(Trouble::Fault(ControllerError::Late { what, .. })) if *what == PAGE_READ => {
+                *late += 1;
+                if *late == PAGE_LATE_MAX {
+                    let controller = &self.name;
+                    tracing::error!(controller, page, "the log page is not read any more");
+                }
+            }
+            Err(_) => {}
+        }
+        let status = answer?.status();
         if !status.is_success() {
             let controller = &self.name;
             tracing::debug!(controller, page, "the log page cannot be read: {status}");

@@ -345,8 +345,8 @@ struct Life<B: Bar, D: DmaSpace> {
     /// than a little.
     ready_at: Option<Instant>,
     repeats: u32,
-    /// Log pages that were never answered.
-    pages_late: u32,
+    /// How often each log page was late since it was last answered.
+    pages_late: [u8; 256],
 }
 
 impl<B: Bar, D: DmaSpace> Life<B, D> {
@@ -392,7 +392,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             look_at: None,
             ready_at: None,
             repeats: 0,
-            pages_late: 0,
+            pages_late: [0; 256],
         })
     }
 

@@ -14,7 +14,6 @@
 
 use std::time::Duration;
 
-use super::admin::PAGE_READ;
 use super::{ControllerError, LOOK, Life, REGISTER_LOOK, Trouble};
 use crate::backend::nvme::bar::{Bar, status};
 use crate::backend::nvme::dma::{DmaSpace, Quiet};
@@ -29,8 +28,6 @@ const AGAIN: Duration = Duration::from_secs(30);
 const REPEATS_MAX: u32 = 3;
 /// Service is more than a little from so many times the commands' timeout on.
 const LITTLE: u32 = 8;
-/// How often a log page may be late before none is read any more: nothing depends on them.
-pub(super) const PAGES_LATE_MAX: u32 = 2;
 /// How long the goodbye to a function may take that the kernel waits for.
 const PART_MAX: Duration = Duration::from_secs(5);
 /// How often a function is looked for in the place of one that is gone.
@@ -53,7 +50,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         self.halt_cores().await;
         let parts = enabled && trouble == Trouble::Gone && self.wanted;
         let mut in_order = parts && self.part().await;
-        self.count(&trouble);
+        self.count();
         let mut cause = trouble;
         let mut told = None;
         if self.repeats >= REPEATS_MAX
@@ -97,23 +94,11 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
     }
 
     /// Keeps count of what repeats itself.
-    fn count(&mut self, trouble: &Trouble) {
+    fn count(&mut self) {
         let little = self.settings.io_timeout * LITTLE;
         let served = self.ready_at.map(|at| self.now() - at);
         let repeats = served.is_some_and(|served| served < little);
         self.repeats = if repeats { self.repeats + 1 } else { 0 };
-        if let Trouble::Fault(ControllerError::Late { what, .. }) = trouble
-            && *what == PAGE_READ
-        {
-            self.pages_late += 1;
-            if self.pages_late == PAGES_LATE_MAX {
-                let controller = &self.name;
-                tracing::error!(
-                    controller,
-                    "log pages are not read any more: nothing is known of its health from now on"
-                );
-            }
-        }
     }
 
     /// For one that fails again and again as soon as it is used: it is stopped, nobody waits for

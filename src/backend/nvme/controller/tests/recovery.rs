@@ -10,7 +10,7 @@ use crate::backend::nvme::link::{Breach, Generation, Handle, Note};
 use crate::backend::nvme::model::faults::{Action, Lie, Match};
 use crate::backend::nvme::model::{ModelBar, ModelOptions, ModelSpace};
 use crate::backend::nvme::spec::command::admin;
-use crate::backend::nvme::spec::entry::CommandId;
+use crate::backend::nvme::spec::entry::{CommandId, NamespaceId};
 
 const FIRST: Generation = Generation(1);
 
@@ -321,6 +321,26 @@ fn log_pages_that_are_never_answered_are_not_asked_for_any_more() {
     }
     assert_eq!(core.told(), []);
     assert_eq!(bed.facts.counters.controller_resets.load(Relaxed), 2);
+    end((bed, handle, core));
+}
+
+#[test]
+fn a_log_page_that_was_late_once_in_a_while_is_read_all_the_same() {
+    let (mut bed, handle, mut core) = opened(ModelOptions::default());
+    let namespace = bed.find(Selector::Only).unwrap();
+    for hang in 0..4 {
+        let on = Match::admin(admin::LOG_PAGE);
+        bed.model.faults(|plan| plan.once(on, Action::Drop));
+        until_told(&mut bed, &mut [&mut core], &open_again(2 + hang));
+        // Each is masked until its page was read.
+        for blocks in [5000, 6000] {
+            let blocks = blocks + u64::from(hang);
+            bed.model
+                .change_namespace(NamespaceId(1), |it| it.blocks = blocks);
+            bed.until("it has grown", |_| namespace.blocks() == blocks);
+        }
+        bed.pass(Duration::from_secs(90));
+    }
     end((bed, handle, core));
 }
 
