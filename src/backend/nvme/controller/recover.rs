@@ -241,7 +241,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         let told = if self.unanswered {
             self.notify().await
         } else {
-            self.say_goodbye().await
+            self.say_goodbye(PART_MAX / 2).await
         };
         (self.enabled, self.parting, self.deadline) = (false, false, None);
         let csts = self.csts_even_fatal();

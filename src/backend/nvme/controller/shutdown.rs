@@ -14,6 +14,8 @@ use crate::backend::nvme::spec::registers::{Configuration, Shutdown, ShutdownSta
 
 /// How long cores may take to leave.
 const LEAVE_MAX: Duration = Duration::from_secs(2);
+/// How long deleting all queues may take: what is in the write cache is of more weight.
+const DELETE_MAX: Duration = Duration::from_secs(30);
 /// How long a controller may take that does not say how long it takes (RTD3E).
 const SHUTDOWN: Duration = Duration::from_secs(10);
 /// How long it may take at most, whatever it says.
@@ -31,7 +33,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             }
         }
         let told = if self.enabled {
-            self.say_goodbye().await
+            self.say_goodbye(DELETE_MAX).await
         } else {
             Ok(())
         };
@@ -48,9 +50,12 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
     }
 
     /// What an orderly end begins with: no queues, and nothing in the write cache. One that keeps a
-    /// queue is told all the same.
-    pub(super) async fn say_goodbye(&mut self) -> Result<(), Trouble> {
+    /// queue, or takes longer than `delete_max` for all, is told all the same.
+    pub(super) async fn say_goodbye(&mut self, delete_max: Duration) -> Result<(), Trouble> {
+        let before = self.deadline;
+        self.allow(delete_max);
         let deleted = self.delete_all().await;
+        self.deadline = before;
         if deleted == Err(Trouble::Gone) {
             return deleted;
         }

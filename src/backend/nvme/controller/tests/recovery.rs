@@ -429,6 +429,38 @@ fn a_controller_may_go_at_any_step_of_its_recovery() {
 }
 
 #[test]
+fn an_end_with_slow_deletions_is_told_in_time() {
+    const CORES: u16 = 16;
+    let mut bed = Bed::ready(ModelOptions {
+        queue_pairs: CORES,
+        ..ModelOptions::default()
+    });
+    let handle = bed.handle();
+    let mut cores: Vec<_> = (0..CORES).map(|_| Core::join(&handle)).collect();
+    for (core, queue) in cores.iter_mut().zip(1..) {
+        until_told(&mut bed, &mut [core], &Told::Open(FIRST, queue));
+    }
+    // Some 8 s each, which is in time.
+    for opcode in [
+        admin::DELETE_SUBMISSION_QUEUE,
+        admin::DELETE_COMPLETION_QUEUE,
+    ] {
+        let slow = Action::Delay(64_000);
+        bed.model
+            .faults(|plan| plan.always(Match::admin(opcode), slow));
+    }
+    let began = bed.now;
+    bed.close();
+    let took = bed.now - began;
+    assert!(
+        took > Duration::from_secs(25) && took < Duration::from_secs(40),
+        "{took:?}"
+    );
+    assert_eq!(bed.model.counters().shutdowns, 1);
+    assert!(bed.model.counters().queues_deleted > 0);
+}
+
+#[test]
 fn closing_ends_a_recovery_and_an_absence() {
     for cause in 0..3 {
         let (mut bed, handle, mut core) = opened(ModelOptions::default());
