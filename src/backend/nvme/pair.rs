@@ -159,7 +159,7 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
         ready: &mut VecDeque<Completion>,
     ) {
         let refused = match self.state {
-            State::Failed => Some(self.why_failed()),
+            State::Failed => Some(self.why_lost()),
             _ if self.overdue => Some(IoError::Recovering),
             _ if !self.requests.has_room() => Some(IoError::Resource),
             _ => None,
@@ -174,16 +174,8 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
         }
     }
 
-    fn why_failed(&self) -> IoError {
-        match self.handle.facts.state() {
-            ControllerState::Gone => IoError::Absent,
-            // Initiators try again what is only becoming ready.
-            ControllerState::Recovering => IoError::Recovering,
-            _ => IoError::NotReady,
-        }
-    }
-
-    /// Of commands that are given up: they may be sent again, unless there is no hope for now.
+    /// Of what is given up or not taken in: it may be sent again, unless there is no hope for now.
+    /// A controller that is ready has told the others so, and creates this pair next.
     fn why_lost(&self) -> IoError {
         match self.handle.facts.state() {
             ControllerState::Gone => IoError::Absent,
@@ -502,7 +494,7 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
                 self.lanes.clear();
                 self.lose(ready);
                 self.state = State::Failed;
-                self.requests.fail(self.why_failed(), ready);
+                self.requests.fail(self.why_lost(), ready);
             }
         }
     }

@@ -438,6 +438,7 @@ fn without_proof_buffers_are_kept_from_everybody() {
         bench.cores[0].answered.is_empty(),
         "what was not sent is held"
     );
+    bench.handle.facts.set_state(State::Failed);
     bench.order_all(|| Order::Fail);
     bench.turn(0);
     let (result, buf) = bench.cores[0].answered.remove(&held).unwrap();

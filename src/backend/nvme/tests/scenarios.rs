@@ -274,6 +274,30 @@ fn a_controller_that_leaves_fails_its_requests_and_serves_again_when_it_is_back(
 }
 
 #[test]
+fn a_core_whose_queue_is_not_there_yet_is_told_to_try_again() {
+    const CREATE_COMPLETION_QUEUE: u8 = 5;
+    let model = plain();
+    let mut rig = Rig::new(&model, settings(16), 2);
+    model.remove();
+    assert!(rig.run_until(|rig| rig.state() == State::Gone));
+    assert_eq!(result(rig.run(1, Operation::Flush)), Err(IoError::Absent));
+    let second = Match::admin(CREATE_COMPLETION_QUEUE);
+    model.faults(|plan| plan.nth(second, 1, Action::Delay(20_000)));
+    model.plug();
+    assert!(rig.run_until(|rig| rig.state() == State::Ready));
+    let mut served = false;
+    while !served {
+        served = result(rig.run(0, Operation::Flush)).is_ok();
+        rig.turn();
+    }
+    let early = result(rig.run(1, Operation::Flush));
+    assert_eq!(early, Err(IoError::Recovering));
+    rig.pass(Duration::from_millis(100));
+    assert_eq!(result(rig.run(1, Operation::Flush)), Ok(()));
+    rig.close().unwrap();
+}
+
+#[test]
 fn what_was_held_is_not_sent_to_a_namespace_that_is_another_one_now() {
     type Change = fn(&mut NamespaceOptions);
     let changes: [(Change, Change, IoError); 3] = [
