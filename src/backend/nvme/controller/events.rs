@@ -2,8 +2,10 @@
 //! event is asked for again only when the log page that it names was read, which is what lets the
 //! next one of its kind come.
 //!
-//! A controller that has more to tell than is good is listened to a few times a second.
+//! A controller that has more to tell than is good is listened to a few times a second, and what it
+//! names is looked at, and logged, once a second.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::admin::{PAGE_READ, Purpose};
@@ -20,8 +22,9 @@ use crate::backend::nvme::spec::status::Status;
 const EVENTS_MAX: u16 = 4;
 /// Requests that are sent in a second.
 const EVENTS_PER_SECOND: u16 = 16;
-/// How often the error log is read at most: reading it may itself say that there is more in it.
-const ERRORS_EVERY: Duration = Duration::from_secs(1);
+/// How often what events name is looked at: each look is lines of the log, and reading a page may
+/// itself say that there is more in it.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Bytes that are read of a page that is read only to have been read.
 const PAGE_BYTES: u32 = 512;
 /// How often in a row a log page may be late before it is read no more: nothing depends on it.
@@ -31,15 +34,16 @@ const PAGE_LATE_MAX: u8 = 2;
 pub(super) struct Events {
     most: u16,
     outstanding: u16,
+    /// Nothing of the following is looked at before this.
+    not_before: Option<Instant>,
     /// Pages to be read.
     errors: bool,
-    /// Not before this.
-    errors_at: Option<Instant>,
     health: bool,
     namespaces: bool,
     /// When namespaces are looked at though nothing was said of them.
     look_at: Option<Instant>,
-    other: Option<u8>,
+    /// 0 stands for none.
+    other: BTreeSet<u8>,
     /// The second under way, and what was sent in it.
     second: Option<Instant>,
     sent: u16,
@@ -51,7 +55,7 @@ impl Events {
         *self = Self {
             most: data.events_max.min(EVENTS_MAX),
             health: true,
-            errors_at: self.errors_at,
+            not_before: self.not_before,
             second: self.second,
             sent: self.sent,
             ..Self::default()
@@ -63,7 +67,8 @@ impl Events {
     }
 
     pub(super) fn has_work(&self, now: Instant) -> bool {
-        self.reads_errors(now) || self.health || self.looks(now) || self.other.is_some()
+        let wants = self.errors || self.health || self.looks(now) || !self.other.is_empty();
+        wants && self.not_before.is_none_or(|at| now >= at)
     }
 
     fn looks(&self, now: Instant) -> bool {
@@ -73,10 +78,6 @@ impl Events {
     /// A namespace could not be looked at: all are, so much later.
     pub(super) fn look_again(&mut self, now: Instant, after: Duration) {
         self.look_at = self.look_at.or(now.checked_add(after));
-    }
-
-    fn reads_errors(&self, now: Instant) -> bool {
-        self.errors && self.errors_at.is_none_or(|at| now >= at)
     }
 
     /// A request has completed.
@@ -94,18 +95,23 @@ impl Events {
         tracing::debug!(controller, ?event, "an event");
         match event.kind {
             EventKind::Error(code) => {
-                tracing::warn!(controller, code, "the controller reports an error");
-                self.errors = true;
+                if !std::mem::replace(&mut self.errors, true) {
+                    tracing::warn!(controller, code, "the controller reports an error");
+                }
             }
             EventKind::Health(_) => self.health = true,
             EventKind::NamespaceChanged => self.namespaces = true,
             EventKind::FirmwareActivation => {
-                tracing::info!(controller, "the controller activates firmware");
-                self.other = Some(log::FIRMWARE_SLOTS);
+                if self.other.is_empty() {
+                    tracing::info!(controller, "the controller activates firmware");
+                }
+                self.other.insert(log::FIRMWARE_SLOTS);
             }
             EventKind::Other(kind, code) => {
-                tracing::info!(controller, kind, code, "the controller reports an event");
-                self.other = Some(event.log_page).filter(|&page| page != 0);
+                if self.other.is_empty() {
+                    tracing::info!(controller, kind, code, "the controller reports an event");
+                }
+                self.other.insert(event.log_page);
             }
         }
     }
@@ -138,13 +144,12 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
 
     /// Reads what events have named.
     pub(super) async fn read_event_logs(&mut self) -> Result<(), Trouble> {
+        let now = self.now();
+        self.events.not_before = now.checked_add(LOOK_EVERY);
         if std::mem::take(&mut self.events.health) {
             self.read_health().await?;
         }
-        let now = self.now();
-        if self.events.reads_errors(now) {
-            self.events.errors = false;
-            self.events.errors_at = now.checked_add(ERRORS_EVERY);
+        if std::mem::take(&mut self.events.errors) {
             self.read_error_log().await?;
         }
         if self.events.looks(now) {
@@ -154,8 +159,10 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             // All of them, whichever are listed: the list may be too short.
             self.scan().await?;
         }
-        if let Some(page) = self.events.other.take() {
-            self.read_page(page, PAGE_BYTES).await?;
+        while let Some(page) = self.events.other.pop_first() {
+            if page != 0 {
+                self.read_page(page, PAGE_BYTES).await?;
+            }
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! changed. One that is served and comes back with other blocks or another identity is not the same
 //! one: it stays refused until it is.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use super::{Identity, Life, Trouble, good};
@@ -37,6 +38,8 @@ pub(super) struct Namespaces {
     known: Vec<Known>,
     /// There are more than were looked at.
     more: bool,
+    /// How many could not be looked at, the last one, and why.
+    unseen: Option<(usize, NamespaceId, String)>,
     served: Vec<Arc<Namespace>>,
     /// The health log says that the media are read only.
     pub(super) read_only: bool,
@@ -253,6 +256,11 @@ impl Namespaces {
         namespace.set_state(state);
     }
 
+    fn not_seen(&mut self, id: NamespaceId, why: &dyn Display) {
+        let before = self.unseen.take().map_or(0, |(count, ..)| count);
+        self.unseen = Some((before + 1, id, why.to_string()));
+    }
+
     fn reports(&self) -> Vec<NamespaceReport> {
         let report = |known: &Known| NamespaceReport {
             namespace: known.id,
@@ -280,10 +288,20 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         let (version, last) = (identity.version, identity.data.namespaces_max);
         let (ids, more) = self.active(version, last).await?;
         let mut known = Vec::with_capacity(ids.len());
+        self.namespaces.unseen = None;
         for id in ids {
             if let Some(one) = self.look_at_namespace(id, version).await? {
                 known.push(one);
             }
+        }
+        // One line for all: a controller may have many, and have them looked at again and again.
+        if let Some((count, id, why)) = self.namespaces.unseen.take() {
+            tracing::warn!(
+                controller = self.name,
+                count,
+                last = id.0,
+                "namespaces cannot be looked at: {why}"
+            );
         }
         if more {
             tracing::warn!(
@@ -330,11 +348,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         let entry = command::identify(Identify::Namespace(id));
         let entry = self.command_with_data(entry).await?;
         if let Err(error) = good(&entry, "Identify") {
-            tracing::warn!(
-                controller = self.name,
-                namespace = id.0,
-                "the namespace cannot be looked at: {error}"
-            );
+            self.namespaces.not_seen(id, &error);
             // One that was there is not gone for that.
             let absent = entry.status().is(Status::INVALID_NAMESPACE);
             let before = self.namespaces.known.iter().find(|known| known.id == id);
@@ -362,12 +376,8 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
                 };
             } else if !has_no_descriptors(status) {
                 // Of which command set it is would be a guess, and its name may be missing.
-                let controller = &self.name;
-                tracing::warn!(
-                    controller,
-                    namespace = id.0,
-                    "the identifiers of the namespace cannot be read: {status}"
-                );
+                self.namespaces
+                    .not_seen(id, &format_args!("its identifiers: {status}"));
                 self.events
                     .look_again(self.now(), self.settings.health_interval);
                 return Ok(None);

@@ -559,9 +559,9 @@ fn a_storm_of_events_and_changes_is_taken_in() {
     let namespace = rig.namespace.clone().unwrap();
     assert!(rig.run_until(|_| namespace.blocks() == 5000));
     assert_eq!(result(rig.run(0, write(&rig, 0, 4999, 1, 1))), Ok(()));
-    rig.pass(Duration::from_secs(1));
+    rig.pass(Duration::from_secs(10));
     let told = model.counters().events;
-    assert!(told > 10, "{told}");
+    assert!((20..60).contains(&told), "{told}");
     rig.close().unwrap();
 }
 
