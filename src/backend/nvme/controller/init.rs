@@ -166,6 +166,10 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         let timeout = capabilities(&*self.bar).ready_timeout();
         let configuration = self.bar.r32(offset::CC);
         let was = self.csts_even_fatal()?;
+        if was.is_fatal() {
+            // What firmware keeps that has crashed, nobody says.
+            self.lose_cache("it had failed (CSTS.CFS)");
+        }
         if Configuration::is_enabled(configuration) {
             if !was.is_ready() && !was.is_fatal() {
                 // It is being enabled, which is not to be taken back half way.

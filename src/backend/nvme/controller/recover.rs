@@ -208,8 +208,9 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
     }
 
     /// Before any core sends a flush again: what was in the write cache is not on the medium. A
-    /// reset by CC.EN alone leaves the cache as it is (Base Specification 2.0 §3.7.2).
-    fn lose_cache(&self, what: &str) {
+    /// reset by CC.EN alone leaves the cache as it is (Base Specification 2.0 §3.7.2), unless the
+    /// controller had failed.
+    pub(super) fn lose_cache(&self, what: &str) {
         let identity = self.identity.as_ref();
         if identity.is_some_and(|identity| identity.limits.write_cache) {
             self.namespaces.lose_cache(&self.name, what);

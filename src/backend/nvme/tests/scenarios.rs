@@ -382,13 +382,19 @@ fn no_flush_vouches_for_writes_of_before_a_removal() {
 }
 
 #[test]
-fn a_flush_that_is_sent_again_behind_a_function_reset_says_that_the_cache_is_lost() {
-    for function in [false, true] {
+fn a_flush_that_is_sent_again_behind_a_reset_says_whether_the_cache_is_lost() {
+    for (cause, function, kept) in [
+        (Action::WrongCid(0x7777), false, true),
+        (Action::WrongCid(0x7777), true, false),
+        // Firmware that has crashed may have taken its cache with it.
+        (Action::Fatal, false, false),
+        (Action::Fatal, true, false),
+    ] {
         let model = plain();
         let mut rig = Rig::new(&model, settings(16), 1);
         cached(&mut rig);
         model.faults(|plan| {
-            plan.once(Match::io(FLUSH), Action::Fatal);
+            plan.once(Match::io(FLUSH), cause);
             plan.never_disabled = function;
         });
         rig.submit(0, Operation::Flush);
@@ -399,13 +405,13 @@ fn a_flush_that_is_sent_again_behind_a_function_reset_says_that_the_cache_is_los
         assert!(rig.run_until(reset));
         model.faults(|plan| plan.clear());
         // Disabling alone keeps the cache.
-        let said = if function {
-            Err(IoError::WriteCacheLost)
-        } else {
+        let said = if kept {
             Ok(())
+        } else {
+            Err(IoError::WriteCacheLost)
         };
-        assert_eq!(result(rig.wait()), said);
-        assert_eq!(result(rig.run(0, Operation::Flush)), said);
+        assert_eq!(result(rig.wait()), said, "{cause:?}");
+        assert_eq!(result(rig.run(0, Operation::Flush)), said, "{cause:?}");
         rig.close().unwrap();
     }
 }
