@@ -111,8 +111,6 @@ pub(crate) enum Breach {
     UnknownCommand(u16),
     #[error("it named a submission queue that is not the completion's ({0})")]
     WrongQueue(u16),
-    #[error("it says that it has read commands that were not written (SQHD {0})")]
-    WrongHead(u16),
 }
 
 /// A core's rings, as the keeper has to know them.

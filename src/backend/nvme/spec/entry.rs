@@ -188,6 +188,7 @@ impl CompletionEntry {
     }
 
     /// SQHD: how far the controller has read the submission queue.
+    #[cfg(test)]
     pub(crate) const fn head(&self) -> u16 {
         let [low, high, _, _] = self.0[2].to_le_bytes();
         u16::from_le_bytes([low, high])

@@ -162,14 +162,29 @@ fn every_command_of_an_init_may_fail_be_lost_or_be_the_last() {
         );
         assert_eq!(with(Action::Fatal), ControllerError::Fatal);
         assert_eq!(with(Action::Remove), ControllerError::Gone);
-        for action in [
-            Action::WrongCid(9),
-            Action::WrongHead(999),
-            Action::WrongQueue(3),
-        ] {
+        for action in [Action::WrongCid(9), Action::WrongQueue(3)] {
             let error = with(action);
             assert!(matches!(error, ControllerError::Breach(_)), "{error:?}");
         }
+    }
+}
+
+#[test]
+fn a_controller_that_says_nothing_true_of_its_head_is_ready() {
+    for head in [32, u16::MAX] {
+        let mut bed = Bed::new(ModelOptions::default());
+        bed.model.faults(|plan| {
+            let any = Match {
+                admin: Some(true),
+                ..Match::default()
+            };
+            plan.always(any, Action::WrongHead(head));
+        });
+        bed.until("ready", |bed| bed.controller.limits().is_some());
+        bed.pass(Duration::from_secs(200));
+        assert_eq!(bed.controller.state(), State::Ready);
+        assert_eq!(bed.model.counters().disabled, 0);
+        bed.close();
     }
 }
 
