@@ -239,14 +239,15 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
     async fn part(&mut self) -> bool {
         (self.gone, self.enabled, self.parting) = (false, true, true);
         self.allow(PART_MAX);
-        let told = if self.unanswered {
+        // SHST alone says that the cache was written, whatever became of the queues.
+        let _ = if self.unanswered {
             self.notify().await
         } else {
             self.say_goodbye(PART_MAX / 2).await
         };
         (self.enabled, self.parting, self.deadline) = (false, false, None);
         let csts = self.csts_even_fatal();
-        told.is_ok() && csts.is_ok_and(|csts| csts.shutdown() == ShutdownStatus::Complete)
+        csts.is_ok_and(|csts| csts.shutdown() == ShutdownStatus::Complete)
     }
 
     /// Lets go of a function that is gone, or wanted by the kernel, and waits for one to come.

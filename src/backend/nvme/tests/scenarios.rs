@@ -451,17 +451,43 @@ fn without_a_write_cache_there_is_none_to_lose() {
 
 #[test]
 fn a_function_that_the_kernel_wants_is_let_go() {
-    let model = plain();
-    let mut rig = Rig::new(&model, settings(16), 1);
-    model.want();
-    assert!(rig.run_until(|rig| rig.state() == State::Gone));
-    assert!(
-        rig.run_until(|rig| rig.state() == State::Ready),
-        "it was put back"
-    );
-    rig.pass(Duration::from_millis(100));
-    assert_eq!(result(rig.run(0, Operation::Flush)), Ok(()));
-    rig.close().unwrap();
+    const DELETE_SUBMISSION_QUEUE: u8 = 0;
+    for (deletes, ends, kept) in [
+        (true, true, true),
+        (false, true, true),
+        (true, false, false),
+    ] {
+        let model = plain();
+        let mut rig = Rig::new(&model, settings(16), 1);
+        cached(&mut rig);
+        model.faults(|plan| {
+            if !deletes {
+                let on = Match::admin(DELETE_SUBMISSION_QUEUE);
+                plan.always(on, Action::Status(Status::INTERNAL));
+            }
+            plan.stuck_shutdown = !ends;
+        });
+        model.want();
+        assert!(rig.run_until(|rig| rig.state() == State::Gone));
+        assert!(
+            rig.run_until(|rig| rig.state() == State::Ready),
+            "it was put back"
+        );
+        rig.pass(Duration::from_millis(100));
+        // Its write cache was on the medium when it was let go.
+        let said = if kept {
+            Ok(())
+        } else {
+            Err(IoError::WriteCacheLost)
+        };
+        assert_eq!(
+            result(rig.run(0, Operation::Flush)),
+            said,
+            "{deletes} {ends}"
+        );
+        model.faults(|plan| plan.clear());
+        rig.close().unwrap();
+    }
 }
 
 #[test]
