@@ -23,7 +23,7 @@ use crate::backend::nvme::spec::identify::{
 };
 use crate::backend::nvme::spec::log::events;
 use crate::backend::nvme::spec::registers::{
-    Capabilities, Configuration, Shutdown, Status, Version, offset, ready_with_media_timeout,
+    Capabilities, Configuration, Status, Version, offset, ready_with_media_timeout,
 };
 
 /// How long a controller may take to be ready at most, whatever it says (CRTO says up to 9 h).
@@ -222,7 +222,6 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             enable: true,
             all_command_sets: caps.command_sets(),
             page_shift: PAGE_SHIFT,
-            shutdown: Shutdown::None,
         };
         self.bar.w32(offset::CC, configuration.register());
         self.unanswered = false;

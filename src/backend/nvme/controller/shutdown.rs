@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::init::quirks;
 use super::{Life, REGISTER_LOOK, Trouble};
-use crate::backend::nvme::bar::{Bar, capabilities};
+use crate::backend::nvme::bar::Bar;
 use crate::backend::nvme::dma::{DmaSpace, Quiet};
 use crate::backend::nvme::facts::State;
-use crate::backend::nvme::spec::registers::{Configuration, Shutdown, ShutdownStatus, offset};
+use crate::backend::nvme::spec::registers::{Configuration, ShutdownStatus, offset};
 
 /// How long cores may take to leave.
 const LEAVE_MAX: Duration = Duration::from_secs(2);
@@ -67,23 +67,19 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
     pub(super) async fn notify(&mut self) -> Result<(), Trouble> {
         // Asynchronous events end with the controller.
         self.enabled = false;
-        let (caps, configuration) = (capabilities(&*self.bar), self.bar.r32(offset::CC));
-        if caps.is_gone() || configuration == u32::MAX {
+        let configuration = self.bar.r32(offset::CC);
+        if configuration == u32::MAX {
             return Err(Trouble::Gone);
         }
         if !Configuration::is_enabled(configuration) {
             return Ok(());
         }
-        let normal = Configuration {
-            enable: true,
-            all_command_sets: caps.command_sets(),
-            page_shift: 12,
-            shutdown: Shutdown::Normal,
-        };
         let said = self.identity.as_ref().map_or(0, |it| it.data.shutdown_us);
         let said = Duration::from_micros(said.into());
         let patience = if said.is_zero() { SHUTDOWN } else { said };
-        self.bar.w32(offset::CC, normal.register());
+        // All else stays as it is while the controller is enabled.
+        let leaving = Configuration::shut_down(configuration);
+        self.bar.w32(offset::CC, leaving);
         let until = self.now() + patience.min(SHUTDOWN_MAX);
         loop {
             if self.csts()?.shutdown() == ShutdownStatus::Complete {

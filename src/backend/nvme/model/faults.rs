@@ -126,6 +126,8 @@ pub(crate) struct FaultPlan {
     pub(crate) reset_unsupported: bool,
     pub(crate) unmap_fails: bool,
     pub(crate) map_fails: bool,
+    /// CAP.CSS is this from now on, whatever it was.
+    pub(crate) command_sets: Option<u8>,
     /// CSTS.SHST stays as it is when a shutdown is announced.
     pub(crate) stuck_shutdown: bool,
     /// The function is gone at this step.

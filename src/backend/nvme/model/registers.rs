@@ -228,7 +228,7 @@ impl Machine {
             | u64::from(options.cap_to) << 24
             | u64::from(options.dstrd & 0xf) << 32
             | u64::from(options.nssrs) << 36
-            | u64::from(options.css) << 37
+            | u64::from(self.faults.command_sets.unwrap_or(options.css)) << 37
             | u64::from(options.mpsmin & 0xf) << 48
             | u64::from(options.mpsmax & 0xf) << 52
             | u64::from(options.crwmt.is_some()) << 59

@@ -159,13 +159,6 @@ impl std::fmt::Display for Version {
     }
 }
 
-/// CC.SHN: what kind of shutdown is announced.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Shutdown {
-    None,
-    Normal,
-}
-
 /// What CC is to say; [`Configuration::register`] is the register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Configuration {
@@ -174,19 +167,19 @@ pub(crate) struct Configuration {
     pub(crate) all_command_sets: bool,
     /// MPS as a power of two of bytes, 12 to 27.
     pub(crate) page_shift: u8,
-    pub(crate) shutdown: Shutdown,
 }
 
 impl Configuration {
     /// CC (§3.1.3.5): round robin, submission entries of 2^6 and completion entries of 2^4 bytes.
     pub(crate) const fn register(self) -> u32 {
-        let shutdown = match self.shutdown {
-            Shutdown::None => 0,
-            Shutdown::Normal => 1 << 14,
-        };
         let pages = self.page_shift.saturating_sub(12) as u32 & 0xf;
         let command_sets = if self.all_command_sets { 6 << 4 } else { 0 };
-        (self.enable as u32) | command_sets | pages << 7 | shutdown | 6 << 16 | 4 << 20
+        (self.enable as u32) | command_sets | pages << 7 | 6 << 16 | 4 << 20
+    }
+
+    /// A register that was read, with a normal shutdown announced (SHN).
+    pub(crate) const fn shut_down(register: u32) -> u32 {
+        register & !(3 << 14) | 1 << 14
     }
 
     /// CC.EN of a register that was read.
@@ -303,17 +296,17 @@ mod tests {
             enable: true,
             all_command_sets: false,
             page_shift: 12,
-            shutdown: Shutdown::None,
         };
         assert_eq!(on.register(), 0x0046_0001);
+        assert_eq!(Configuration::shut_down(0x0046_8001), 0x0046_4001);
         assert!(Configuration::is_enabled(on.register()));
         let leaving = Configuration {
             all_command_sets: true,
             page_shift: 13,
-            shutdown: Shutdown::Normal,
             ..on
         };
-        assert_eq!(leaving.register(), 0x0046_40e1);
+        let leaving = Configuration::shut_down(leaving.register());
+        assert_eq!(leaving, 0x0046_40e1);
         assert!(Status(1).is_ready() && !Status(1).is_fatal());
         assert!(Status(3).is_fatal());
         assert_eq!(Status(1).shutdown(), ShutdownStatus::Normal);

@@ -461,6 +461,16 @@ fn an_end_with_slow_deletions_is_told_in_time() {
 }
 
 #[test]
+fn an_end_changes_nothing_of_what_was_configured() {
+    let mut bed = Bed::ready(ModelOptions::default());
+    // What it says of its command sets was true when it was enabled.
+    bed.model.faults(|plan| plan.command_sets = Some(0x41));
+    bed.close();
+    assert_eq!(bed.model.counters().shutdowns, 1);
+    assert_eq!(bed.model.verdict(), []);
+}
+
+#[test]
 fn closing_ends_a_recovery_and_an_absence() {
     for cause in 0..3 {
         let (mut bed, handle, mut core) = opened(ModelOptions::default());
