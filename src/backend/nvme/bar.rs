@@ -79,6 +79,19 @@ pub(crate) struct Function {
     pub(crate) device: u16,
 }
 
+impl Function {
+    /// How long CSTS.RDY means nothing behind CC.EN = 0.
+    pub(crate) fn ready_late(self) -> Duration {
+        match (self.vendor, self.device) {
+            // Samsung 172X and PM series, Memblaze, HGST.
+            (0x144d, 0xa821 | 0xa822 | 0xa826) | (0x1c58, 0x0003 | 0x0023) | (0x1c5f, 0x0540) => {
+                Duration::from_millis(2500)
+            }
+            _ => Duration::ZERO,
+        }
+    }
+}
+
 /// Whether the function is there to stay.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Presence {
@@ -123,30 +136,46 @@ const STOP_LOOK: Duration = Duration::from_millis(1);
 pub(crate) const STOP_MAX: Duration = Duration::from_secs(5);
 
 /// Makes sure that a function which was not ours until now makes no access to memory, before it is
-/// given any: CC.EN = 0 and CSTS.RDY = 0. Whether it is so. `pause` waits for so long.
+/// given any: CC.EN = 0 and CSTS.RDY = 0. Whether it is so. `pause` waits for so long, or less.
 pub(crate) fn stop(bar: &impl Bar, mut pause: impl FnMut(Duration)) -> bool {
     let configuration = bar.r32(offset::CC);
     if configuration == u32::MAX {
         return false;
     }
-    if Configuration::is_enabled(configuration) {
-        bar.w32(offset::CC, configuration & !1);
-    }
     let mut left = capabilities(bar).ready_timeout().min(STOP_MAX);
+    if Configuration::is_enabled(configuration) {
+        // One that is just being enabled is not ready, and not stopped either.
+        becomes_ready(bar, true, (&mut left, &mut pause));
+        bar.w32(offset::CC, configuration & !1);
+        let late = bar.function().map_or(Duration::ZERO, Function::ready_late);
+        for _ in 0..late.as_millis() / STOP_LOOK.as_millis() {
+            pause(STOP_LOOK);
+        }
+    }
+    becomes_ready(bar, false, (&mut left, &mut pause))
+}
+
+/// Whether CSTS.RDY becomes `wanted` in the time that is left. A controller that has failed never
+/// becomes ready.
+fn becomes_ready(
+    bar: &impl Bar,
+    wanted: bool,
+    (left, pause): (&mut Duration, &mut impl FnMut(Duration)),
+) -> bool {
     loop {
         let csts = status(bar);
-        if csts.is_gone() {
+        if csts.is_gone() || wanted && csts.is_fatal() {
             return false;
         }
-        if !csts.is_ready() {
+        if csts.is_ready() == wanted {
             return true;
         }
         if left.is_zero() {
             return false;
         }
-        let step = left.min(STOP_LOOK);
+        let step = STOP_LOOK.min(*left);
         pause(step);
-        left -= step;
+        *left -= step;
     }
 }
 
@@ -205,16 +234,21 @@ mod tests {
     #[derive(Debug)]
     struct Running {
         cc: AtomicU32,
+        /// It is not ready yet for so many looks.
+        early: AtomicU32,
         looks: AtomicU32,
         answers: bool,
+        function: Option<Function>,
     }
 
     impl Running {
         fn new(cc: u32, looks: u32) -> Self {
             Self {
                 cc: cc.into(),
+                early: AtomicU32::new(0),
                 looks: looks.into(),
                 answers: true,
+                function: None,
             }
         }
     }
@@ -231,7 +265,11 @@ mod tests {
                 // CAP.TO: 127.5 s.
                 offset::CAP => 0xff00_0000,
                 offset::CC => cc,
-                offset::CSTS if cc & 1 == 1 => 1,
+                offset::CSTS if cc & 1 == 1 => {
+                    let early = self.early.load(Relaxed);
+                    self.early.store(early.saturating_sub(1), Relaxed);
+                    u32::from(early == 0)
+                }
                 offset::CSTS => {
                     let left = self.looks.load(Relaxed);
                     self.looks.store(left.saturating_sub(1), Relaxed);
@@ -243,6 +281,7 @@ mod tests {
 
         fn w32(&self, at: usize, value: u32) {
             assert_eq!(at, offset::CC);
+            assert_eq!(self.early.load(Relaxed), 0, "half way");
             self.cc.store(value, Relaxed);
         }
 
@@ -256,9 +295,37 @@ mod tests {
 
         fn release(&self) {}
 
+        fn function(&self) -> Option<Function> {
+            self.function
+        }
+
         fn reopen(&self) -> Result<(), ReopenError> {
             Err(ReopenError("nothing is there".to_owned()))
         }
+    }
+
+    #[test]
+    fn a_controller_that_is_being_enabled_is_ready_before_it_is_stopped() {
+        let bar = Running {
+            early: AtomicU32::new(30),
+            ..Running::new(0x46_0001, 10)
+        };
+        let mut waited = Duration::ZERO;
+        assert!(stop(&bar, |step| waited += step));
+        assert_eq!(bar.cc.load(Relaxed), 0x46_0000);
+        assert_eq!(waited, STOP_LOOK * 40);
+    }
+
+    #[test]
+    fn a_controller_whose_status_is_late_is_waited_for() {
+        let (vendor, device) = (0x144d, 0xa822);
+        let bar = Running {
+            function: Some(Function { vendor, device }),
+            ..Running::new(0x46_0001, 0)
+        };
+        let mut waited = Duration::ZERO;
+        assert!(stop(&bar, |step| waited += step));
+        assert_eq!(waited, Duration::from_millis(2500));
     }
 
     #[test]

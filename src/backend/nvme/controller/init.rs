@@ -41,8 +41,6 @@ const ZEROES_BYTES_MAX: u64 = (BLOCKS_MAX as u64) << PAGE_SHIFT;
 /// What some controllers need beyond the standard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Quirks {
-    /// How long CSTS.RDY means nothing behind CC.EN = 0.
-    pub(super) before_ready: Duration,
     /// How long a queue is not there yet when its creation has completed.
     pub(super) after_queue: Duration,
     /// Fewest entries of an I/O queue that works.
@@ -58,13 +56,6 @@ pub(super) fn quirks(function: Option<Function>) -> Quirks {
         return none;
     };
     match (vendor, device) {
-        // Samsung 172X and PM series, Memblaze, HGST: RDY changes late.
-        (0x144d, 0xa821 | 0xa822 | 0xa826) | (0x1c58, 0x0003 | 0x0023) | (0x1c5f, 0x0540) => {
-            Quirks {
-                before_ready: Duration::from_millis(2500),
-                ..none
-            }
-        }
         // Intel P4500 and P4600.
         (0x8086, 0x0a54 | 0x0a55) => Quirks {
             entries_min: 256,
@@ -176,9 +167,12 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
                 self.await_ready(true, timeout).await?;
             }
             self.bar.w32(offset::CC, configuration & !1);
-            let quirk = quirks(self.bar.function()).before_ready;
-            if !quirk.is_zero() {
-                self.pause(self.now() + quirk).await?;
+            let late = self
+                .bar
+                .function()
+                .map_or(Duration::ZERO, Function::ready_late);
+            if !late.is_zero() {
+                self.pause(self.now() + late).await?;
             }
         }
         if self.await_ready(false, timeout).await? {

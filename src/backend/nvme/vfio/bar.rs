@@ -54,9 +54,7 @@ impl VfioBar {
         let offset = opened.registers.offset;
         let mapped = self.window.attach(opened.device(), offset);
         mapped.map_err(OpenError::asking("to map its registers"))?;
-        // Commands of before may be in it still, where the kernel had no reset for it: their
-        // buffers were given back, and are mapped again below.
-        let adopted = self.stop().and_then(|()| {
+        let adopted = self.stop_and(|| {
             opened.let_master()?;
             self.space.adopt(opened).map_err(OpenError::Map)
         });
@@ -66,14 +64,14 @@ impl VfioBar {
         adopted
     }
 
-    /// The controller makes no access to memory when this returns `Ok`.
-    pub(super) fn stop(&self) -> Result<(), OpenError> {
-        // Registers tell nobody when they change. The keeper's thread, for some ms.
-        let pause = std::thread::park_timeout;
-        if bar::stop(self, pause) {
-            return Ok(());
-        }
-        Err(OpenError::Runs)
+    /// Gives memory to the function, by `give`, once the controller makes no access to any.
+    pub(super) fn stop_and(
+        &self,
+        give: impl FnOnce() -> Result<(), OpenError>,
+    ) -> Result<(), OpenError> {
+        // Registers tell nobody when they change. The keeper's thread: for some ms, or for 5 s
+        // where the controller stays as it is, in which it reads no notes.
+        stopped(self, std::thread::park_timeout, give)
     }
 
     fn let_go(&self) {
@@ -82,6 +80,20 @@ impl VfioBar {
             tracing::error!(address = %self.address, %errno, "registers stay mapped");
         }
         self.space.close();
+    }
+}
+
+/// Commands of before may be in a controller still, where the kernel had no reset for it: their
+/// buffers were given back, and `give` maps them again.
+fn stopped(
+    bar: &impl Bar,
+    pause: impl FnMut(std::time::Duration),
+    give: impl FnOnce() -> Result<(), OpenError>,
+) -> Result<(), OpenError> {
+    if bar::stop(bar, pause) {
+        give()
+    } else {
+        Err(OpenError::Runs)
     }
 }
 
@@ -161,5 +173,46 @@ impl Drop for VfioBar {
     /// The function goes with its registers, whatever memory is still mapped for it.
     fn drop(&mut self) {
         self.let_go();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::dma::Iova;
+    use super::super::super::link::Rings;
+    use super::super::super::model::{Model, ModelOptions};
+    use super::super::super::spec::entry::QueueId;
+    use super::super::super::spec::registers::{Configuration, offset};
+    use super::*;
+
+    #[test]
+    fn a_function_gets_memory_only_when_its_controller_has_stopped() {
+        for stops in [true, false] {
+            let model = Model::new(ModelOptions::default());
+            let bar = model.bar();
+            // As its last owner has left it.
+            let rings = Rings {
+                submissions: Iova(0x1000),
+                completions: Iova(0x2000),
+                entries: 2,
+            };
+            model.open_pair(QueueId(1), rings);
+            assert!(bar::status(&*bar).is_ready());
+            model.faults(|plan| plan.never_disabled = !stops);
+            let given = AtomicBool::new(false);
+            let give = || {
+                let configuration = bar.r32(offset::CC);
+                assert!(!Configuration::is_enabled(configuration));
+                assert!(!bar::status(&*bar).is_ready());
+                given.store(true, Relaxed);
+                Ok(())
+            };
+            let pause = |_| {
+                model.step(1);
+            };
+            let ended = stopped(&*bar, pause, give);
+            assert_eq!(ended.is_ok(), stops);
+            assert_eq!(given.load(Relaxed), stops);
+        }
     }
 }

@@ -172,10 +172,11 @@ pub(crate) fn open(
     let space = Arc::new(VfioSpace::new(opened, Arc::clone(&window)));
     let bar = VfioBar::new(address, options, window, Arc::clone(&space), events);
     // Nothing is mapped for it yet, but without an IOMMU all memory is there.
-    if !space.is_guarded() {
-        bar.stop()?;
+    if space.is_guarded() {
+        space.let_master()?;
+    } else {
+        bar.stop_and(|| space.let_master())?;
     }
-    space.let_master()?;
     Ok((Arc::new(bar), space))
 }
 
