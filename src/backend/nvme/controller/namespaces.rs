@@ -333,6 +333,11 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
                 ids.truncate(NAMESPACES_MAX);
                 return Ok((ids, more));
             }
+            // What was there has not gone because nobody says so.
+            if !self.namespaces.known.is_empty() {
+                let ids = self.namespaces.known.iter().map(|known| known.id);
+                return Ok((ids.collect(), self.namespaces.more));
+            }
         }
         let most = u32::try_from(NAMESPACES_MAX).expect("few");
         let ids = (1..=last.min(most)).map(NamespaceId).collect();

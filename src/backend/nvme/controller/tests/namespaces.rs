@@ -273,3 +273,29 @@ fn descriptors_that_are_there_later_make_no_other_namespace() {
         bed.close();
     }
 }
+
+#[test]
+fn a_list_that_cannot_be_read_makes_nothing_go() {
+    // The one that is served has a number that no short list of numbers has.
+    let inactive = NamespaceOptions {
+        active: false,
+        ..plain()
+    };
+    let mut all = vec![inactive; 299];
+    all.push(plain());
+    let mut bed = Bed::ready(namespaces(all));
+    let namespace = bed.find(Selector::Only).unwrap();
+    assert_eq!(namespace.geometry.namespace, NamespaceId(300));
+    bed.pass(Duration::from_secs(2));
+    bed.model.faults(|plan| {
+        let on = Match::admin(admin::IDENTIFY);
+        plan.once(on, Action::Status(Status::INTERNAL));
+    });
+    let grow = |options: &mut NamespaceOptions| options.blocks = 8192;
+    bed.model.change_namespace(NamespaceId(300), grow);
+    bed.until("it has grown", |_| {
+        assert_eq!(namespace.state(), NamespaceState::Active);
+        namespace.blocks() == 8192
+    });
+    bed.close();
+}
