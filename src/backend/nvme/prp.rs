@@ -68,7 +68,9 @@ pub(crate) fn build<D: DmaSpace>(
         0 => second.unwrap_or(0),
         _ => {
             // A controller that reads on finds no page of an earlier command there, but address 0,
-            // where nothing is.
+            // where nothing is. Without a list there is no such place: PRP2 is a page of data,
+            // which it would read as a list. So nothing is ever sent to a namespace whose blocks
+            // may have grown.
             if listed < LIST_ENTRIES {
                 list.pages.write_u64(list.offset + 8 * listed, 0);
             }

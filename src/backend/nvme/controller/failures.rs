@@ -54,6 +54,12 @@ impl Failures {
 }
 
 impl<B: Bar, D: DmaSpace> Life<B, D> {
+    /// At the end, behind which there is no later.
+    pub(super) fn tell_last_failures(&mut self) {
+        self.failures.told_at = None;
+        self.tell_failures();
+    }
+
     /// Logs what the cores have counted.
     pub(super) fn tell_failures(&mut self) {
         let (controller, now) = (self.name.as_str(), self.outside.now.get());

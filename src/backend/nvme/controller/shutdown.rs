@@ -132,5 +132,6 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         });
         self.pairs.fail();
         self.pairs.deliver();
+        self.tell_last_failures();
     }
 }

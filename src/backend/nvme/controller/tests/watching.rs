@@ -193,3 +193,20 @@ fn a_controller_that_tells_lies_fills_no_log() {
     bed.model.faults(|plan| plan.clear());
     bed.close();
 }
+
+#[test]
+fn what_failed_just_before_the_end_is_told() {
+    let lines = |fails: bool| {
+        let mut bed = Bed::ready(ModelOptions::default());
+        bed.pass(Duration::from_secs(1));
+        bed.facts.add_failure(Status::INTERNAL, 1);
+        bed.turn();
+        if fails {
+            bed.facts.add_failure(Status::INTERNAL, 2);
+        }
+        let logged = Arc::new(Logged::default());
+        tracing::subscriber::with_default(Arc::clone(&logged), || bed.close());
+        logged.0.load(Relaxed)
+    };
+    assert_eq!(lines(true), lines(false) + 1);
+}
