@@ -69,7 +69,11 @@ fn a_start_that_fails_closes_its_controllers() {
 
 #[test]
 fn a_daemon_that_ends_closes_its_controllers() {
-    let model = Arc::new(Model::new(ModelOptions::default()));
+    // One core is the guest of the other.
+    let model = Arc::new(Model::new(ModelOptions {
+        queue_pairs: 1,
+        ..ModelOptions::default()
+    }));
     let _worker = model.run_in_background();
     let daemon = start("0000:f2:00.0", &model, "127.0.0.1:0".parse().unwrap()).unwrap();
     daemon.stopper().stop();

@@ -70,6 +70,29 @@ fn a_controller_that_has_failed_is_disabled_and_serves_again() {
 }
 
 #[test]
+fn a_controller_that_wants_hours_to_be_ready_has_minutes() {
+    // CRTO says 9 h.
+    let options = ModelOptions {
+        crwmt: Some(u16::MAX),
+        ..ModelOptions::default()
+    };
+    let (mut bed, handle, core) = opened(options);
+    bed.model.faults(|plan| plan.never_ready = true);
+    let began = bed.now;
+    bed.model.fail();
+    // Each rung of the ladder waits once.
+    for _ in 0..4 {
+        bed.pass(Duration::from_secs(110));
+        if bed.controller.state() == State::Failed {
+            break;
+        }
+    }
+    assert_eq!(bed.controller.state(), State::Failed);
+    assert!(bed.now - began > Duration::from_secs(128));
+    end((bed, handle, core));
+}
+
+#[test]
 fn notes_of_a_time_before_the_reset_are_void() {
     let (mut bed, handle, mut core) = opened(ModelOptions::default());
     bed.model.fail();
