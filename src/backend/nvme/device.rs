@@ -42,7 +42,7 @@ pub(crate) struct Cores<B: Bar, D: DmaSpace> {
     units: Vec<Option<Attached>>,
     pairs: Vec<Option<Pair<B, D>>>,
     /// Pairs that have ended and whose keepers do not know it yet.
-    leaving: Vec<(PairEnd<D>, DmaPages<D>)>,
+    leaving: Vec<(PairEnd<D>, Option<DmaPages<D>>)>,
     pool: Pool,
     pages: Pages,
     wake: Arc<Wake>,
@@ -182,7 +182,7 @@ impl<B: Bar, D: DmaSpace> Cores<B, D> {
     fn leave(&mut self) {
         for place in &mut self.pairs {
             if place.as_ref().is_some_and(Pair::may_leave) {
-                let ended = place.take().and_then(Pair::end);
+                let ended = place.take().map(Pair::end);
                 self.leaving.extend(ended);
             }
         }
@@ -230,7 +230,7 @@ fn answer(
 
 impl<B: Bar, D: DmaSpace> Drop for Cores<B, D> {
     fn drop(&mut self) {
-        let ended = self.pairs.drain(..).flatten().filter_map(Pair::end);
+        let ended = self.pairs.drain(..).flatten().map(Pair::end);
         self.leaving.extend(ended);
         self.say_goodbye();
         if !self.leaving.is_empty() {

@@ -100,8 +100,9 @@ pub(crate) enum Note<D: DmaSpace> {
     /// The controller broke a rule and cannot be trusted: it is to be reset.
     Broken(Generation, Breach),
     /// The core has no unit of the controller any more, and no outstanding command, or none that
-    /// survives its queue.
-    Leave(DmaPages<D>),
+    /// survives its queue. Its rings are kept from everybody where a command may name them that
+    /// does.
+    Leave(Option<DmaPages<D>>),
 }
 
 /// Which rule.
@@ -508,7 +509,7 @@ mod tests {
         ));
         drop(keeper);
         let pages = DmaPages::new(&handle.space, 4096, Pages::Normal).unwrap();
-        let left = pair.send(Note::Leave(pages));
+        let left = pair.send(Note::Leave(Some(pages)));
         assert!(matches!(left, Err(Unsent::Closed(Note::Leave(_)))));
         assert_eq!(handle.join(&wake, RINGS).unwrap_err(), NoKeeper);
     }

@@ -666,7 +666,7 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
 
     /// Ends the pair, whatever is outstanding. Buffers that a device may still touch stay for ever;
     /// the rings are for the keeper, if the pair has a queue of its own or nothing is outstanding.
-    pub(crate) fn end(mut self) -> Option<(PairEnd<D>, DmaPages<D>)> {
+    pub(crate) fn end(mut self) -> (PairEnd<D>, Option<DmaPages<D>>) {
         if let State::Guest(_, lane) = &self.state {
             lane.end();
         }
@@ -687,11 +687,11 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
             mem::forget((self.quarantine, self.mapping));
             if let State::Live(_) = self.state {
                 // They go when the keeper has deleted the queue, and with it what is outstanding.
-                return Some((self.end, self.ring.into_pages()));
+                return (self.end, Some(self.ring.into_pages()));
             }
             // What was outstanding may be in another's queue, with lists in these pages.
             mem::forget(self.ring);
-            return None;
+            return (self.end, None);
         }
         match self.mapping.revoke() {
             // The device cannot reach any buffer, so nobody's is in danger.
@@ -705,7 +705,7 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
                 mem::forget(self.quarantine);
             }
         }
-        Some((self.end, self.ring.into_pages()))
+        (self.end, Some(self.ring.into_pages()))
     }
 }
 

@@ -55,8 +55,8 @@ struct Pair<D: DmaSpace> {
     /// It was told `Lost`, or `Fail`, and nothing better since.
     lost: bool,
     failed: bool,
-    /// It has left, and these are its rings.
-    left: Option<DmaPages<D>>,
+    /// It has left, and these are its rings, unless they are kept from everybody.
+    left: Option<Vec<DmaPages<D>>>,
 }
 
 impl<D: DmaSpace> Pair<D> {
@@ -135,11 +135,11 @@ impl<D: DmaSpace> Pairs<D> {
     }
 
     /// A core whose rings come back uses nothing any more. The rings of one that is not known go.
-    pub(super) fn leaves(&mut self, index: PairIndex, pages: DmaPages<D>) {
+    pub(super) fn leaves(&mut self, index: PairIndex, pages: Option<DmaPages<D>>) {
         if let Some(pair) = self.pair(index) {
             (pair.owes, pair.halted) = (false, false);
             pair.outbox.clear();
-            pair.left = Some(pages);
+            pair.left = Some(pages.into_iter().collect());
         }
     }
 

@@ -690,6 +690,24 @@ fn a_core_that_ends_too_early_leaves_its_memory_to_the_device() {
 }
 
 #[test]
+fn a_guest_that_ends_too_early_says_that_it_has_left() {
+    let mut bench = Bench::with(64, limits(), geometry(), 2);
+    bench.open(1);
+    bench.turn(0);
+    bench
+        .model
+        .faults(|plan| plan.once(Match::any_io(), Action::Drop));
+    bench.read(1, 0, 1);
+    bench.settle_some();
+    let mapped = bench.model.mappings();
+    drop(bench.cores.pop());
+    // Nobody waits for its answers any more, and its lists stay where its command finds them.
+    assert!(matches!(bench.note(), Some(Note::Leave(None))));
+    assert_eq!(bench.model.mappings(), mapped);
+    bench.handle.bar.reset().unwrap();
+}
+
+#[test]
 fn a_guest_whose_host_is_held_up_says_so() {
     let mut bench = Bench::with(63, limits(), geometry(), 2);
     bench.open(1);

@@ -225,7 +225,7 @@ impl Core {
 
     pub(super) fn leave(&mut self) {
         let pages = self.pages.take().unwrap();
-        self.end.send(Note::Leave(pages)).unwrap();
+        self.end.send(Note::Leave(Some(pages))).unwrap();
     }
 }
 
