@@ -14,6 +14,7 @@
 mod board;
 mod build;
 mod cores;
+mod finder;
 mod hooks;
 mod measures;
 mod narrator;
@@ -218,7 +219,7 @@ impl Daemon {
         let surveyor = Surveyor::start(config, &units, senders, &board);
         let surveyor = surveyor.inspect_err(|_| cores::end(&mut cores))?;
         let hearts = cores.iter().map(|core| Arc::clone(&core.heartbeat));
-        let measures = Measures::new(config, &units, &board, hearts.collect());
+        let measures = Measures::new(config, &board, hearts.collect());
         let api = endpoint.map(|at| measures::start(at, measures, cores::data_cpus(config)));
         let api = api.transpose().inspect_err(|_| cores::end(&mut cores))?;
         let interval = sd_notify::watchdog_enabled().map(|interval| interval / 2);

@@ -4,10 +4,11 @@
 //! Each value has one writer and is good by itself: none of them guards memory. The bound of the
 //! tables is what the configuration has of cores and units, and the statuses of RFC 7143 §11.13.5.
 
+use std::sync::{Arc, OnceLock, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::backend::{UnitIndex, Usage};
+use crate::backend::{Backing, UnitIndex, Usage};
 use crate::control::event::Event;
 use crate::pdu::LoginStatus;
 
@@ -80,6 +81,8 @@ pub(super) struct CoreNotes {
 #[derive(Debug, Default)]
 pub(super) struct UnitNotes {
     errors: AtomicU64,
+    /// What is behind it, once that was there.
+    backing: OnceLock<Weak<Backing>>,
     /// The others were found.
     measured: AtomicBool,
     used: AtomicU64,
@@ -132,6 +135,12 @@ impl Board {
             Event::Trouble(_) | Event::Account(_) => return,
         };
         counter.fetch_add(1, Relaxed);
+    }
+
+    /// The surveyor's: what is behind a unit.
+    pub(super) fn found(&self, unit: UnitIndex, backing: &Arc<Backing>) {
+        let known = &self.units[usize::from(unit.0)].backing;
+        known.get_or_init(|| Arc::downgrade(backing));
     }
 
     /// The surveyor's: the space behind a unit.
@@ -217,6 +226,11 @@ impl CoreNotes {
 }
 
 impl UnitNotes {
+    /// What is behind it, as long as anybody has it open.
+    pub(super) fn backing(&self) -> Option<Arc<Backing>> {
+        self.backing.get()?.upgrade()
+    }
+
     pub(super) fn errors(&self) -> u64 {
         self.errors.load(Relaxed)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tracing::{error, info};
 
 use super::{Hooks, StartError};
-use crate::backend::{Backing, Engine, Kind, NamespaceId, NvmeSettings, Selector, Spec};
+use crate::backend::{Backing, Engine, Kind, NamespaceId, NvmeSettings, Selector, Spec, UnitIndex};
 use crate::config::{self, Auth, Config};
 use crate::iscsi::acl::Acl;
 use crate::iscsi::auth::{AuthPolicy, ChapPolicy, Credentials, Secret};
@@ -42,6 +42,19 @@ pub(super) struct Units {
     pub(super) replicas: Vec<LogicalUnit>,
     /// Absent where the backing object is missing.
     pub(super) backings: Vec<Option<Arc<Backing>>>,
+    /// What may still come, to be tried again.
+    pub(super) missing: Vec<Missing>,
+}
+
+/// A unit whose device was not there, or was refused.
+#[derive(Clone, Debug)]
+pub(super) struct Missing {
+    pub(super) unit: UnitIndex,
+    pub(super) name: String,
+    pub(super) spec: Spec,
+    pub(super) policy: Policy,
+    /// Why not, as it was logged.
+    pub(super) why: String,
 }
 
 pub(super) fn pages(pages: config::Pages) -> Pages {
@@ -63,6 +76,7 @@ pub(super) fn units(config: &Config, state: &StateDir, hooks: &Hooks) -> Result<
     let mut units = Units {
         replicas: Vec::new(),
         backings: Vec::new(),
+        missing: Vec::new(),
     };
     for (unit, kept) in config.logical_units.iter().zip(&identities.units) {
         let identity = Identity::new(
@@ -75,23 +89,13 @@ pub(super) fn units(config: &Config, state: &StateDir, hooks: &Hooks) -> Result<
         .map_err(|error| {
             StartError::new(format!("logical_unit \"{}\": serial: {error}", unit.name))
         })?;
-        match Backing::open(&spec(unit, &config.nvme)) {
+        let spec = spec(unit, &config.nvme);
+        match Backing::open(&spec) {
             Ok(backing) => {
                 let backing = hooks.wrap(&unit.name, backing);
-                for note in backing.notes() {
-                    info!(unit = unit.name, "{note}");
-                }
+                announce(&unit.name, &backing);
                 let info = backing.info().clone();
-                info!(
-                    unit = unit.name,
-                    bytes = info.blocks * u64::from(info.block_size),
-                    block_size = info.block_size,
-                    "backing object opened"
-                );
-                let mut replica = LogicalUnit::new(identity, info, unit.read_only);
-                replica.set_space_policy(space_policy(&unit.thin));
-                replica.set_port_groups(port_groups(config, unit));
-                restore(&mut replica, unit, state)?;
+                let replica = LogicalUnit::new(identity, info, unit.read_only);
                 units.replicas.push(replica);
                 units.backings.push(Some(backing));
             }
@@ -100,9 +104,16 @@ pub(super) fn units(config: &Config, state: &StateDir, hooks: &Hooks) -> Result<
                     "NOT READY: logical_unit \"{}\": backend: {error}",
                     unit.name
                 );
-                let mut replica = LogicalUnit::without_device(identity, NotReadyReason::Missing);
-                replica.set_port_groups(port_groups(config, unit));
-                restore(&mut replica, unit, state)?;
+                let index = u16::try_from(units.replicas.len());
+                units.missing.push(Missing {
+                    unit: UnitIndex(index.expect("the configuration bounds the units")),
+                    name: unit.name.clone(),
+                    spec,
+                    policy: space_policy(&unit.thin),
+                    why: error.to_string(),
+                });
+                let reason = NotReadyReason::Missing;
+                let replica = LogicalUnit::without_device(identity, unit.read_only, reason);
                 units.replicas.push(replica);
                 units.backings.push(None);
             }
@@ -111,12 +122,29 @@ pub(super) fn units(config: &Config, state: &StateDir, hooks: &Hooks) -> Result<
     let mut key = [0; 32];
     fill_random(&mut key);
     let management_url = config.daemon.management_url.as_deref().map(Arc::from);
-    for replica in &mut units.replicas {
+    for (replica, unit) in units.replicas.iter_mut().zip(&config.logical_units) {
+        replica.set_space_policy(space_policy(&unit.thin));
+        replica.set_port_groups(port_groups(config, unit));
+        restore(replica, unit, state)?;
         replica.set_token_key(TokenKey::new(key));
         replica.set_management_url(management_url.clone());
         replica.count_on(config.cores.list.count());
     }
     Ok(units)
+}
+
+/// Says what was opened, and what was found then.
+pub(super) fn announce(unit: &str, backing: &Backing) {
+    for note in backing.notes() {
+        info!(unit, "{note}");
+    }
+    let info = backing.info();
+    info!(
+        unit,
+        bytes = info.blocks * u64::from(info.block_size),
+        block_size = info.block_size,
+        "backing object opened"
+    );
 }
 
 /// The states that the configuration has for portal groups, by tag.

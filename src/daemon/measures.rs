@@ -6,12 +6,11 @@
 
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use tracing::info;
 
 use super::board::{Board, UnitNotes};
-use super::build::Units;
 use super::{StartError, portals};
 use crate::api::{Api, Source, Use};
 use crate::backend::{Backing, Readiness};
@@ -55,19 +54,13 @@ pub(super) struct Measures {
     board: Arc<Board>,
     /// By core.
     hearts: Vec<Arc<Heartbeat>>,
-    units: Vec<Measured>,
+    /// Names of logical units, by index.
+    units: Vec<String>,
     uses: Arc<Use>,
     /// Since 1970, in seconds.
     started: f64,
     /// Where the machine's /sys is.
     root: PathBuf,
-}
-
-/// A logical unit: its name, and what is behind it.
-#[derive(Debug)]
-struct Measured {
-    name: String,
-    backing: Option<Weak<Backing>>,
 }
 
 /// A unit as it is found in a scrape.
@@ -81,16 +74,10 @@ struct Found<'a> {
 impl Measures {
     pub(super) fn new(
         config: &Config,
-        units: &Units,
         board: &Arc<Board>,
         hearts: Vec<Arc<Heartbeat>>,
     ) -> Self {
-        let names = config.logical_units.iter().map(|unit| unit.name.clone());
-        let backings = units.backings.iter();
-        let units = names.zip(backings).map(|(name, backing)| Measured {
-            name,
-            backing: backing.as_ref().map(Arc::downgrade),
-        });
+        let units = config.logical_units.iter().map(|unit| unit.name.clone());
         let started = clock::Calendar::read().unix_ms(clock::now());
         Self {
             board: Arc::clone(board),
@@ -145,10 +132,10 @@ impl Measures {
     fn units(&self, page: &mut Page) {
         let units = self.units.iter().zip(self.board.units());
         let units: Vec<Found<'_>> = units
-            .map(|(unit, notes)| Found {
-                name: &unit.name,
+            .map(|(name, notes)| Found {
+                name,
                 notes,
-                backing: unit.backing.as_ref().and_then(Weak::upgrade),
+                backing: notes.backing(),
             })
             .collect();
         let ready = units.iter().filter(|unit| unit.is_ready()).count();

@@ -7,13 +7,17 @@
 //! log where an operator has to know. A unit near its capacity is looked at more often, and one
 //! that is slow to tell less often.
 //!
+//! What was missing at the start is looked for by the [`Finder`]: when it has come, every core
+//! attaches it, and behind that initiators are told.
+//!
 //! When it is told to look at sizes it also reads the configuration file again, for the access
 //! states of portal groups: those that the operator has changed there are implicit transitions
 //! (SPC-4 §5.15.2) of every unit. States that initiators have set stay where the file says nothing
 //! new.
 //!
 //! It holds objects only while it looks at them, so that it keeps none from being closed. It is one
-//! thread: an object that hangs holds up the looks at the others too, and nothing else.
+//! thread: an object that hangs holds up the looks at the others too, and nothing else. Opening
+//! what was missing holds up none.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -25,7 +29,8 @@ use tracing::{error, info, warn};
 use super::StartError;
 use super::board::Board;
 use super::build::{self, Units};
-use crate::backend::{Backing, Readiness, Size, UnitIndex, Usage};
+use super::finder::{Finder, Found};
+use crate::backend::{Backing, DeviceInfo, Readiness, Size, UnitIndex, Usage};
 use crate::config::Config;
 use crate::control::ring::{Outbox, Sender};
 use crate::reactor::clock;
@@ -81,29 +86,22 @@ impl Surveyor {
         let (orders, to_do) = sync_channel(ORDERS_MAX);
         let (end, ended) = sync_channel(1);
         let now = clock::now();
-        let names = config.logical_units.iter().map(|unit| unit.name.clone());
+        let names = config.logical_units.iter().map(|unit| &unit.name);
         let objects = units.backings.iter().zip(&units.replicas).zip(names);
         let watched = objects
             .enumerate()
             .filter_map(|(at, ((backing, replica), name))| {
-                Some(Watched {
-                    unit: UnitIndex(u16::try_from(at).ok()?),
-                    name,
-                    backing: Arc::downgrade(backing.as_ref()?),
-                    policy: replica.provisioning().policy,
-                    block_size: replica.block_size().into(),
-                    level: Level::default(),
-                    told: None,
-                    next: now,
-                    failed: false,
-                    shrunk: None,
-                    ready: ReadyState::Ready,
-                    board: Arc::clone(board),
-                })
+                let unit = UnitIndex(u16::try_from(at).ok()?);
+                let policy = replica.provisioning().policy;
+                let backing = backing.as_ref()?;
+                Some(Watched::new((unit, name), policy, backing, (now, board)))
             });
         let mut rounds = Rounds {
             watched: watched.collect(),
+            finder: Finder::new(units.missing.clone(), now),
+            came: Vec::new(),
             cores: cores.into_iter().map(Outbox::new).collect(),
+            board: Arc::clone(board),
             units: units.replicas.len(),
             file: None,
             access: build::access_states(config),
@@ -172,7 +170,11 @@ struct Watched {
 #[derive(Debug)]
 struct Rounds {
     watched: Vec<Watched>,
+    finder: Finder,
+    /// Units whose devices have come, which is to be told once all cores have them.
+    came: Vec<(UnitIndex, DeviceInfo)>,
     cores: Vec<Outbox<ToCore>>,
+    board: Arc<Board>,
     /// All units, also those without an object.
     units: usize,
     file: Option<PathBuf>,
@@ -198,6 +200,10 @@ impl Rounds {
             if sizes_too {
                 self.reread();
             }
+            for found in self.finder.turn(clock::now(), sizes_too) {
+                self.take_in(found);
+            }
+            self.tell_what_came();
             for watched in &mut self.watched {
                 let now = clock::now();
                 let Some(backing) = watched.backing.upgrade() else {
@@ -215,6 +221,38 @@ impl Rounds {
                 if sizes_too || now >= watched.next {
                     watched.look_at_space(&backing, now, &mut self.cores);
                 }
+            }
+        }
+    }
+
+    /// A device has come: every core attaches it.
+    fn take_in(&mut self, found: Found) {
+        let Found {
+            unit,
+            name,
+            policy,
+            backing,
+        } = found;
+        build::announce(&name, &backing);
+        info!(
+            unit = name,
+            "the unit has its device now, and initiators are told"
+        );
+        self.came.push((unit, backing.info().clone()));
+        let at = (clock::now(), &self.board);
+        let watched = Watched::new((unit, &name), policy, &backing, at);
+        self.watched.push(watched);
+        for core in &mut self.cores {
+            let backing = Arc::clone(&backing);
+            core.send(ToCore::Attach { unit, backing });
+        }
+    }
+
+    /// No core hears that a unit is ready before it is told of the device.
+    fn tell_what_came(&mut self) {
+        if !self.cores.iter().any(Outbox::is_waiting) {
+            for (unit, info) in std::mem::take(&mut self.came) {
+                tell(unit, News::Device(info), &mut self.cores);
             }
         }
     }
@@ -262,11 +300,35 @@ impl Rounds {
         }
         let now = clock::now();
         let next = self.watched.iter().map(|watched| watched.next).min();
-        next.map_or(INTERVAL, |next| next.saturating_duration_since(now))
+        let pause = next.map_or(INTERVAL, |next| next.saturating_duration_since(now));
+        pause.min(self.finder.pause(now))
     }
 }
 
 impl Watched {
+    fn new(
+        (unit, name): (UnitIndex, &str),
+        policy: Policy,
+        backing: &Arc<Backing>,
+        (now, board): (Instant, &Arc<Board>),
+    ) -> Self {
+        board.found(unit, backing);
+        Self {
+            unit,
+            name: name.to_owned(),
+            backing: Arc::downgrade(backing),
+            policy,
+            block_size: backing.info().block_size.into(),
+            level: Level::default(),
+            told: None,
+            next: now,
+            failed: false,
+            shrunk: None,
+            ready: ReadyState::Ready,
+            board: Arc::clone(board),
+        }
+    }
+
     /// A device that recovers holds what it is asked, and fails by itself what it cannot hold.
     fn look_whether_ready(&mut self, backing: &Backing, cores: &mut [Outbox<ToCore>]) {
         let ready = match backing.readiness() {
@@ -410,6 +472,7 @@ fn pause(policy: &Policy, usage: Usage, took: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::{Kind, Spec};
 
     const GIB: u64 = 1 << 30;
 
@@ -430,6 +493,67 @@ mod tests {
         }
         let free = Policy::default();
         assert_eq!(pause(&free, usage(9 * GIB, 0), quick), INTERVAL);
+    }
+
+    #[test]
+    fn a_device_that_comes_late_is_attached_by_all_before_its_home_is_told() {
+        let (mut inboxes, mut cores) = (Vec::new(), Vec::new());
+        for _ in 0..2 {
+            let (inbox, sender) = crate::control::ring::inbox::<ToCore>().unwrap();
+            inboxes.push(inbox);
+            cores.push(Outbox::new(sender));
+        }
+        // The inbox of the first core is full.
+        for _ in 0..crate::control::ring::INBOX_CAPACITY {
+            cores[0].send(ToCore::End);
+        }
+        let now = clock::now();
+        let mut rounds = Rounds {
+            watched: Vec::new(),
+            finder: Finder::new(Vec::new(), now),
+            came: Vec::new(),
+            cores,
+            board: Arc::new(Board::new(2, 2, now)),
+            units: 2,
+            file: None,
+            access: Vec::new(),
+        };
+        let spec = Spec {
+            block_size: 4096,
+            ..Spec::new(Kind::Null { bytes: 1 << 20 })
+        };
+        rounds.take_in(Found {
+            unit: UnitIndex(1),
+            name: "one".into(),
+            policy: Policy::default(),
+            backing: Backing::open(&spec).unwrap(),
+        });
+        assert_eq!((rounds.watched.len(), &*rounds.watched[0].name), (1, "one"));
+        let is_attached = |inbox: &crate::control::ring::Inbox<ToCore>| {
+            let Some(ToCore::Attach { unit, backing }) = inbox.pop() else {
+                return false;
+            };
+            assert_eq!((unit, backing.info().blocks), (UnitIndex(1), 256));
+            true
+        };
+        rounds.tell_what_came();
+        assert!(is_attached(&inboxes[1]));
+        assert!(inboxes[1].is_empty(), "another core has not heard of it");
+        assert_eq!(rounds.pause(), RETRY);
+        while let Some(ToCore::End) = inboxes[0].pop() {}
+        rounds.cores[0].retry();
+        assert!(is_attached(&inboxes[0]));
+        rounds.tell_what_came();
+        rounds.tell_what_came();
+        let Some(ToCore::Asked { unit, ask }) = inboxes[1].pop() else {
+            panic!("the home decides");
+        };
+        assert_eq!(unit, UnitIndex(1));
+        let Wish::News(News::Device(info)) = ask.wish else {
+            panic!("what it is told is the device");
+        };
+        assert_eq!((info.block_size, info.blocks), (4096, 256));
+        assert!(inboxes.iter_mut().all(|inbox| inbox.is_empty()), "once");
     }
 
     #[test]

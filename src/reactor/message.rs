@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::flows::{Away, PortIndex};
-use crate::backend::UnitIndex;
+use crate::backend::{Backing, UnitIndex};
 use crate::control::directory::{Admission, Core, SessionName, Verdict};
 use crate::control::event::Event;
 use crate::iscsi::negotiated::Negotiated;
@@ -67,6 +67,11 @@ pub enum ToCore {
     },
     /// The session of this TSIH has opened after a later login had taken its place: end it.
     Forgotten { tsih: u16 },
+    /// The device of a unit that began without one; what it is comes as news to the unit's home.
+    Attach {
+        unit: UnitIndex,
+        backing: Arc<Backing>,
+    },
     /// To a unit's home: decide about this.
     Asked { unit: UnitIndex, ask: Box<Ask> },
     /// From a unit's home: what was asked for has been done or refused.

@@ -10,13 +10,14 @@
 //! Files: `connections` (their table), `greeting` (logins), `transfer` (receive and send),
 //! `sessions` (placement, reinstatement, ends), `links` (the connections of a session), `barrier`
 //! (what every core must do before an answer), `home` (who decides about a unit's changes),
-//! `freeze` (blocks that one task alone changes), `job` (what a unit does on its own), `message`,
-//! `clock`, `affinity`.
+//! `freeze` (blocks that one task alone changes), `job` (what a unit does on its own), `devices`
+//! (how units get theirs), `message`, `clock`, `affinity`.
 
 pub mod affinity;
 mod barrier;
 pub mod clock;
 mod connections;
+mod devices;
 pub mod flows;
 mod freeze;
 mod greeting;
@@ -44,7 +45,7 @@ use crate::iscsi::node::Nodes;
 use crate::iscsi::session::{self, Effect, Guard, Guards, SessionIndex, Timeouts};
 use crate::mem::{DmaBuf, Pages, Pool};
 use crate::net::{Poller, Ready, Stream};
-use crate::scsi::{LogicalUnit, NotReadyReason, ReadyState};
+use crate::scsi::{LogicalUnit, ReadyState};
 use barrier::Barrier;
 use connections::Connection;
 
@@ -231,9 +232,9 @@ impl Reactor {
     pub fn new(plan: Plan) -> Result<Self, String> {
         plan.cpu.map_or(Ok(()), affinity::pin)?;
         let pool = Pool::new(plan.pool_bytes, plan.pages).map_err(|error| error.to_string())?;
-        let mut backends = devices(&plan.backend, &pool, plan.pages)?;
+        let mut backends = devices::make(&plan.backend, &pool, plan.pages)?;
         let mut units = plan.units;
-        let troubles = attach(&mut backends, &plan.backings, &mut units);
+        let troubles = devices::attach(&mut backends, &plan.backings, &mut units);
         let (now, calendar) = (clock::now(), clock::Calendar::read());
         let flows = Flows::new(plan.ports, plan.frames, (&pool, plan.pages), now)?;
         let poller = poller(&plan.inbox, &backends, &flows).map_err(|e| format!("epoll: {e}"))?;
@@ -447,6 +448,7 @@ impl Reactor {
             ToCore::Quiesce { seconds } => self.quiesce(seconds),
             ToCore::Stop => self.stop(),
             ToCore::End => self.ended = true,
+            ToCore::Attach { unit, backing } => self.device_came(unit, &backing),
             ToCore::Asked { unit, ask } => self.asked(unit, *ask),
             ToCore::Answered { asker, result } => self.answered(asker, result),
             ToCore::Saved { unit, saved } => self.saved(unit, saved),
@@ -755,32 +757,6 @@ fn poller(
         poller.add(&fd, PORTS)?;
     }
     Ok(poller)
-}
-
-/// The core's devices, none yet, which are given buffers of `pool`.
-fn devices(options: &backend::Options, pool: &Pool, pages: Pages) -> Result<backend::Set, String> {
-    let mut backends = backend::Set::new(options).map_err(|error| error.to_string())?;
-    backends.use_pool(pool, pages);
-    Ok(backends)
-}
-
-/// Attaches what can be attached. A unit whose device this core cannot drive is not ready here, and
-/// the rest is served.
-fn attach(
-    backends: &mut backend::Set,
-    backings: &[Option<Arc<Backing>>],
-    units: &mut [LogicalUnit],
-) -> Vec<Event> {
-    let mut troubles = Vec::new();
-    for (index, (backing, unit)) in backings.iter().zip(units).enumerate() {
-        let Some(backing) = backing else { continue };
-        let at = UnitIndex(u16::try_from(index).expect("the configuration bounds the units"));
-        if let Err(error) = backends.attach(at, backing) {
-            unit.set_ready(ReadyState::NotReady(NotReadyReason::Failed));
-            troubles.push(Event::Trouble(format!("NOT READY: {error}")));
-        }
-    }
-    troubles
 }
 
 /// Tags from here on are nobody's of a session: sessions never have index 65535.

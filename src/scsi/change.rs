@@ -25,7 +25,7 @@ use super::spc::mode_select::ModeSelection;
 use super::task::{Outcome, Status};
 use super::unit::{LogicalUnit, ReadyState};
 use super::unit_attention::UnitAttention;
-use crate::backend::Usage;
+use crate::backend::{DeviceInfo, Usage};
 
 /// What is asked of a logical unit's home core.
 #[derive(Debug)]
@@ -144,6 +144,8 @@ pub enum Update {
     PortGroups(PortGroups),
     /// The unit has so many logical blocks.
     Capacity(u64),
+    /// A unit that began without a device has one.
+    Device(DeviceInfo),
     /// The device came, went or recovered.
     Ready(ReadyState),
     Usage(Usage, Level),
@@ -352,6 +354,7 @@ impl LogicalUnit {
             }
             Update::Sanitized(true) | Update::ExitSanitizeFailure => self.set_sanitize(None),
             Update::Capacity(blocks) => self.set_capacity(*blocks),
+            Update::Device(info) => self.set_device(info),
             Update::Ready(ready) => self.set_ready(*ready),
             Update::Usage(usage, level) => self.set_usage(*usage, *level),
             Update::PortGroups(groups) => self.set_port_groups(groups.clone()),

@@ -10,13 +10,15 @@ use super::change::{Decision, Update};
 use super::nexus::Whom;
 use super::unit::{LogicalUnit, NotReadyReason, ReadyState};
 use super::unit_attention::UnitAttention;
-use crate::backend::Usage;
+use crate::backend::{DeviceInfo, Usage};
 
 /// Something that the daemon has learned about a unit.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum News {
     /// The device holds so many logical blocks now.
     Capacity(u64),
+    /// The unit began without a device, and this one has come.
+    Device(DeviceInfo),
     /// The device can be used, or cannot any more.
     Ready(ReadyState),
     /// So much space backs its blocks.
@@ -31,7 +33,7 @@ impl News {
         match (self, later) {
             (Self::Capacity(_), Self::Capacity(_)) | (Self::Usage(_), Self::Usage(_)) => true,
             // Each is told: a device that came back between is not the same as one that stayed.
-            (Self::Ready(_), _) => false,
+            (Self::Device(_) | Self::Ready(_), _) => false,
             (Self::AccessStates(old), Self::AccessStates(new)) => old
                 .iter()
                 .all(|(tag, _)| new.iter().any(|(other, _)| other == tag)),
@@ -45,6 +47,7 @@ impl LogicalUnit {
     pub fn decide_news(&self, news: &News) -> Decision {
         match news {
             News::Capacity(blocks) => self.decide_capacity(*blocks),
+            News::Device(info) => self.decide_device(info),
             News::Ready(ready) => self.decide_ready(*ready),
             News::Usage(usage) => self.decide_usage(*usage),
             News::AccessStates(states) => {
@@ -61,6 +64,19 @@ impl LogicalUnit {
         Decision {
             attentions: vec![(Whom::Everyone, UnitAttention::CapacityChanged)],
             ..Decision::update(Update::Capacity(blocks))
+        }
+    }
+
+    /// SPC-4 §5.13: of a medium that was not there before nobody knows anything. A sanitize
+    /// operation that was interrupted goes on.
+    fn decide_device(&self, info: &DeviceInfo) -> Decision {
+        if self.ready() != ReadyState::NotReady(NotReadyReason::Missing) {
+            return Decision::default();
+        }
+        Decision {
+            attentions: vec![(Whom::Everyone, UnitAttention::MediumMayHaveChanged)],
+            job: self.sanitizing().cloned(),
+            ..Decision::update(Update::Device(info.clone()))
         }
     }
 
@@ -163,6 +179,23 @@ mod tests {
             assert_eq!(unit.ready(), ready);
             assert!(unit.decide_news(&News::Ready(ready)).is_nothing());
         }
+    }
+
+    #[test]
+    fn a_device_that_was_missing_makes_its_unit_ready_once() {
+        let missing = NotReadyReason::Missing;
+        let mut unit = LogicalUnit::without_device(testbed::identity(), false, missing);
+        let mut info = testbed::info(4096, 1000);
+        info.write_cache = true;
+        info.read_only = true;
+        let told = take(&mut unit, &News::Device(info.clone()));
+        assert_eq!(told, [UnitAttention::MediumMayHaveChanged]);
+        assert_eq!(unit.ready(), ReadyState::Ready);
+        assert_eq!(unit.info(), &info);
+        assert!(unit.read_only() && unit.write_protected());
+        assert!(unit.mode().contains(unit.mode_default()));
+        let other = testbed::info(512, 8);
+        assert!(unit.decide_news(&News::Device(other)).is_nothing());
     }
 
     #[test]

@@ -732,7 +732,7 @@ mod tests {
 
     #[test]
     fn unit_without_its_device_says_who_it_is_and_that_it_is_not_ready() {
-        let unit = LogicalUnit::without_device(testbed::identity(), NotReadyReason::Missing);
+        let unit = LogicalUnit::without_device(testbed::identity(), false, NotReadyReason::Missing);
         let mut bench = Bench::with_unit(unit);
         assert_eq!(bench.read(&INQUIRY, 255).good()[0], 0);
         for cdb in [&TEST_UNIT_READY[..], &READ, &WRITE] {

@@ -219,7 +219,8 @@ impl LogicalUnit {
     }
 
     /// A unit without a device: it answers who it is, and NOT READY to everything else.
-    pub fn without_device(identity: Identity, reason: NotReadyReason) -> Self {
+    /// `read_only`: configured so.
+    pub fn without_device(identity: Identity, read_only: bool, reason: NotReadyReason) -> Self {
         let info = DeviceInfo {
             block_size: BLOCK_SIZE_UNKNOWN,
             physical_block_exponent: 0,
@@ -235,7 +236,7 @@ impl LogicalUnit {
             thin: false,
             designators: Designators::default(),
         };
-        let mut unit = Self::new(identity, info, false);
+        let mut unit = Self::new(identity, info, read_only);
         unit.set_ready(ReadyState::NotReady(reason));
         unit
     }
@@ -352,6 +353,14 @@ impl LogicalUnit {
     pub fn set_ready(&mut self, ready: ReadyState) {
         self.ready = ready;
         self.update_usable();
+    }
+
+    /// The device has come that was missing: what was kept of the unit holds for it.
+    pub(super) fn set_device(&mut self, info: &DeviceInfo) {
+        self.info = info.clone();
+        self.read_only |= info.read_only;
+        self.set_mode(self.mode_saved());
+        self.set_ready(ReadyState::Ready);
     }
 
     pub(super) fn set_started(&mut self, started: bool) {
@@ -629,7 +638,7 @@ mod tests {
 
     #[test]
     fn missing_device_needs_someone_to_look() {
-        let unit = LogicalUnit::without_device(testbed::identity(), NotReadyReason::Missing);
+        let unit = LogicalUnit::without_device(testbed::identity(), false, NotReadyReason::Missing);
         let sense = unit.not_ready().unwrap();
         assert_eq!(sense.key, SenseKey::NotReady);
         assert_eq!(sense.additional, AdditionalSense::new(0x04, 0x03));

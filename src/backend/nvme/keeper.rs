@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 )]
 use std::sync::Mutex;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Condvar, PoisonError, Weak};
 use std::thread::{Builder, JoinHandle};
 use std::time::Instant;
 
@@ -122,8 +122,42 @@ struct Kept {
 )]
 static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
 
+/// Addresses whose controllers are being opened.
+#[expect(
+    clippy::disallowed_types,
+    reason = "opening and closing on the control side only"
+)]
+static OPENING: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// One of them is not any more.
+static OPENED: Condvar = Condvar::new();
+
+/// The right to open the controller at an address, which one thread has at a time.
+#[derive(Debug)]
+struct Opening(String);
+
+impl Opening {
+    fn wait_for(address: &str) -> Self {
+        let opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_taken = |opening: &mut Vec<String>| opening.iter().any(|one| one == address);
+        let opening = OPENED.wait_while(opening, is_taken);
+        let address = address.to_owned();
+        opening
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(address.clone());
+        Self(address)
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        let mut opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+        opening.retain(|one| *one != self.0);
+        OPENED.notify_all();
+    }
+}
+
 /// The handle of the controller at `address`, which is opened by `hardware` if it is not open yet.
-/// Waits for one that is being closed. For one thread at a time: that which builds the units.
+/// Waits for one that is being closed, or opened for another unit.
 ///
 /// # Errors
 /// Those of `hardware`, and why the controller cannot be served, in words.
@@ -132,6 +166,7 @@ pub(crate) fn open_at(
     settings: Settings,
     hardware: impl FnOnce() -> Result<(Arc<AnyBar>, Arc<AnySpace>), String>,
 ) -> Result<Arc<Handle<AnyBar, AnySpace>>, String> {
+    let _opening = Opening::wait_for(address);
     let known = {
         let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
         let at = kept.iter().position(|one| one.address == address);
@@ -268,6 +303,43 @@ mod tests {
         });
         assert_eq!(again.unwrap_err(), "it is not there");
         finish_all();
+    }
+
+    #[test]
+    fn a_controller_that_several_want_at_once_is_opened_once() {
+        const ADDRESS: &str = "0000:98:00.0";
+        let model = Model::new(ModelOptions::default());
+        let worker = model.run_in_background();
+        let (begun, go) = (sync_channel(1), sync_channel(1));
+        let (tell, wait) = (begun.0, go.1);
+        let first = {
+            let model = model.clone();
+            std::thread::spawn(move || {
+                open_at(ADDRESS, Settings::default(), || {
+                    tell.send(()).unwrap();
+                    wait.recv().unwrap();
+                    let bar = Arc::new(AnyBar::Model(model.bar()));
+                    Ok((bar, Arc::new(AnySpace::Model(model.space()))))
+                })
+            })
+        };
+        begun.1.recv().unwrap();
+        // Another address is not held up.
+        let other = open_at("0000:97:00.0", Settings::default(), || {
+            Err("it is not there".to_owned())
+        });
+        assert_eq!(other.unwrap_err(), "it is not there");
+        let second = std::thread::spawn(|| {
+            open_at(ADDRESS, Settings::default(), || {
+                panic!("it is opened already")
+            })
+        });
+        go.0.send(()).unwrap();
+        let (first, second) = (first.join().unwrap(), second.join().unwrap());
+        assert!(Arc::ptr_eq(&first.unwrap(), &second.unwrap()));
+        finish_all();
+        drop(worker);
+        assert_eq!(model.counters().shutdowns, 1);
     }
 
     #[test]

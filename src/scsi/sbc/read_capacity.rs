@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn unit_without_a_device_has_no_capacity() {
-        let unit = LogicalUnit::without_device(testbed::identity(), NotReadyReason::Missing);
+        let unit = LogicalUnit::without_device(testbed::identity(), false, NotReadyReason::Missing);
         let sense = Bench::with_unit(unit).read(&CAPACITY_10, 8).sense();
         assert_eq!(sense.key, SenseKey::NotReady);
     }
