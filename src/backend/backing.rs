@@ -110,6 +110,15 @@ impl Backing {
         }
     }
 
+    /// How often the device was away, this time with them; wraps around. To be read before
+    /// [`readiness`](Self::readiness): then one that has moved, and is ready, is back.
+    pub fn absences(&self) -> u32 {
+        match &self.core.device {
+            Device::Memory(_) | Device::Null | Device::File(_) | Device::NvmeKernel(_) => 0,
+            Device::Nvme(unit) => unit.absences(),
+        }
+    }
+
     /// Whether the device may change, come and go by itself, so that it is to be looked at again
     /// without being told. Such looks are cheap: no device is asked.
     pub fn changes_by_itself(&self) -> bool {

@@ -164,6 +164,9 @@ struct Watched {
     ready: ReadyState,
     /// For those who watch.
     board: Arc<Board>,
+    /// How often it was away, and whether that has not been told yet.
+    absences: u32,
+    was_away: bool,
 }
 
 /// The thread's own.
@@ -326,26 +329,46 @@ impl Watched {
             shrunk: None,
             ready: ReadyState::Ready,
             board: Arc::clone(board),
+            absences: backing.absences(),
+            was_away: false,
         }
     }
 
-    /// A device that recovers holds what it is asked, and fails by itself what it cannot hold.
     fn look_whether_ready(&mut self, backing: &Backing, cores: &mut [Outbox<ToCore>]) {
-        let ready = match backing.readiness() {
-            Readiness::Recovering => return,
+        // In this order: what was away and is ready is back.
+        let absences = backing.absences();
+        if let Some(news) = self.heard(absences, backing.readiness()) {
+            tell(self.unit, news, cores);
+        }
+    }
+
+    /// What is to be told of a device that was so often away. One that recovers holds what it is
+    /// asked, and fails by itself what it cannot hold.
+    fn heard(&mut self, absences: u32, readiness: Readiness) -> Option<News> {
+        self.was_away |= std::mem::replace(&mut self.absences, absences) != absences;
+        let ready = match readiness {
+            Readiness::Recovering => return None,
             Readiness::Ready => ReadyState::Ready,
             Readiness::Failed => ReadyState::NotReady(NotReadyReason::Failed),
             Readiness::Absent => ReadyState::NotReady(NotReadyReason::Absent),
         };
-        if std::mem::replace(&mut self.ready, ready) == ready {
-            return;
+        let is_back = ready == ReadyState::Ready && std::mem::take(&mut self.was_away);
+        if std::mem::replace(&mut self.ready, ready) == ready && !is_back {
+            return None;
         }
         let unit = &self.name;
         match ready {
+            ReadyState::Ready if is_back => {
+                info!(unit, "the unit is back, and initiators are told")
+            }
             ReadyState::Ready => info!(unit, "the unit is ready again"),
             ReadyState::NotReady(reason) => error!(unit, "the unit is not ready: {reason:?}"),
         }
-        tell(self.unit, News::Ready(ready), cores);
+        Some(if is_back {
+            News::Returned
+        } else {
+            News::Ready(ready)
+        })
     }
 
     /// `ordered`: someone wants to read again what was read before.
@@ -554,6 +577,37 @@ mod tests {
         };
         assert_eq!((info.block_size, info.blocks), (4096, 256));
         assert!(inboxes.iter_mut().all(|inbox| inbox.is_empty()), "once");
+    }
+
+    #[test]
+    fn a_return_is_told_whatever_was_seen_of_the_absence() {
+        let spec = Spec::new(Kind::Null { bytes: 1 << 20 });
+        let backing = Backing::open(&spec).unwrap();
+        let policy = Policy::default();
+        let mut unit = Watched::new((UnitIndex(0), "one"), policy, &backing, clock::now());
+        let failed = News::Ready(ReadyState::NotReady(NotReadyReason::Failed));
+        let absent = News::Ready(ReadyState::NotReady(NotReadyReason::Absent));
+        for (absences, readiness, news) in [
+            (0, Readiness::Ready, None),
+            (0, Readiness::Recovering, None),
+            (0, Readiness::Failed, Some(failed.clone())),
+            (0, Readiness::Ready, Some(News::Ready(ReadyState::Ready))),
+            // It was gone and came back between two looks.
+            (1, Readiness::Ready, Some(News::Returned)),
+            (1, Readiness::Ready, None),
+            // It was gone, and failed at first when it was back.
+            (2, Readiness::Absent, Some(absent)),
+            (2, Readiness::Failed, Some(failed)),
+            (2, Readiness::Recovering, None),
+            (2, Readiness::Ready, Some(News::Returned)),
+            (2, Readiness::Ready, None),
+            // Gone and back and gone again, and seen while it was back.
+            (4, Readiness::Recovering, None),
+            (4, Readiness::Recovering, None),
+            (4, Readiness::Ready, Some(News::Returned)),
+        ] {
+            assert_eq!(unit.heard(absences, readiness), news, "{absences}");
+        }
     }
 
     #[test]

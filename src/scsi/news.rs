@@ -21,6 +21,8 @@ pub enum News {
     Device(DeviceInfo),
     /// The device can be used, or cannot any more.
     Ready(ReadyState),
+    /// The device was away, for however short a time, and can be used again.
+    Returned,
     /// So much space backs its blocks.
     Usage(Usage),
     /// The operator has other states of portal groups, by tag, in mind.
@@ -33,7 +35,7 @@ impl News {
         match (self, later) {
             (Self::Capacity(_), Self::Capacity(_)) | (Self::Usage(_), Self::Usage(_)) => true,
             // Each is told: a device that came back between is not the same as one that stayed.
-            (Self::Device(_) | Self::Ready(_), _) => false,
+            (Self::Device(_) | Self::Ready(_) | Self::Returned, _) => false,
             (Self::AccessStates(old), Self::AccessStates(new)) => old
                 .iter()
                 .all(|(tag, _)| new.iter().any(|(other, _)| other == tag)),
@@ -49,6 +51,7 @@ impl LogicalUnit {
             News::Capacity(blocks) => self.decide_capacity(*blocks),
             News::Device(info) => self.decide_device(info),
             News::Ready(ready) => self.decide_ready(*ready),
+            News::Returned => self.decide_return(),
             News::Usage(usage) => self.decide_usage(*usage),
             News::AccessStates(states) => {
                 self.port_states(states, Altered::Implicitly, Whom::Everyone)
@@ -80,20 +83,21 @@ impl LogicalUnit {
         }
     }
 
-    /// SPC-4 §5.13: what comes back after it was away may be another medium. A device that has only
-    /// recovered holds what it held.
+    /// A device that has only recovered holds what it held.
     fn decide_ready(&self, ready: ReadyState) -> Decision {
-        let before = self.ready();
-        if before == ready {
+        if self.ready() == ready {
             return Decision::default();
         }
-        let mut decision = Decision::update(Update::Ready(ready));
-        let was_away = before == ReadyState::NotReady(NotReadyReason::Absent);
-        if was_away && ready == ReadyState::Ready {
-            let condition = UnitAttention::MediumMayHaveChanged;
-            decision.attentions.push((Whom::Everyone, condition));
+        Decision::update(Update::Ready(ready))
+    }
+
+    /// SPC-4 §5.13: what comes back after it was away may be another medium, whatever was known of
+    /// it meanwhile.
+    fn decide_return(&self) -> Decision {
+        Decision {
+            attentions: vec![(Whom::Everyone, UnitAttention::MediumMayHaveChanged)],
+            ..self.decide_ready(ReadyState::Ready)
         }
-        decision
     }
 
     /// SBC-3 §4.7.3.7: reaching a soft threshold is told once.
@@ -164,20 +168,16 @@ mod tests {
         let mut unit = unit();
         let away = ReadyState::NotReady(NotReadyReason::Absent);
         let failed = ReadyState::NotReady(NotReadyReason::Failed);
-        let changed = UnitAttention::MediumMayHaveChanged;
-        for (ready, told) in [
-            (ReadyState::Ready, None),
-            (failed, None),
-            (ReadyState::Ready, None),
-            (away, None),
-            (away, None),
-            (ReadyState::Ready, Some(changed)),
-            (ReadyState::Ready, None),
-        ] {
-            let told_now = take(&mut unit, &News::Ready(ready));
-            assert_eq!(told_now, told.into_iter().collect::<Vec<_>>(), "{ready:?}");
+        for ready in [ReadyState::Ready, failed, ReadyState::Ready, away, failed] {
+            assert_eq!(take(&mut unit, &News::Ready(ready)), [], "{ready:?}");
             assert_eq!(unit.ready(), ready);
             assert!(unit.decide_news(&News::Ready(ready)).is_nothing());
+        }
+        // Whatever was known of it, and each time.
+        for _ in 0..2 {
+            let told = take(&mut unit, &News::Returned);
+            assert_eq!(told, [UnitAttention::MediumMayHaveChanged]);
+            assert_eq!(unit.ready(), ReadyState::Ready);
         }
     }
 

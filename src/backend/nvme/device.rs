@@ -138,9 +138,6 @@ impl<B: Bar, D: DmaSpace> Cores<B, D> {
             return answer(operation, token, Err(error), ready);
         }
         let pair = self.pairs[attached.pair].as_mut().expect(STAYS);
-        if operation.changes_blocks() && !attached.write_through {
-            namespace.caches();
-        }
         let begun = {
             let service = Service {
                 geometry: &namespace.geometry,

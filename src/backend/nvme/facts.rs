@@ -4,7 +4,8 @@
 //! Facts are written by the keeper and read by anyone, without locks; counters of cores are added
 //! to only when something went wrong. None of them guards memory: each is good by itself.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use super::super::request::{Designators, DeviceInfo};
@@ -162,6 +163,8 @@ pub(crate) struct Facts {
     last_failure: AtomicU64,
     /// The error log has more to say of one that failed.
     more: AtomicBool,
+    /// How often it was let go because it was taken away, or wanted back; wraps around.
+    absences: AtomicU32,
     pub(crate) counters: Counters,
     /// The control side's alone.
     pub(crate) vitals: Vitals,
@@ -175,6 +178,7 @@ impl Default for Facts {
             oldest: AtomicU32::new(0),
             last_failure: AtomicU64::new(0),
             more: AtomicBool::new(false),
+            absences: AtomicU32::new(0),
             counters: Counters::default(),
             vitals: Vitals::default(),
         }
@@ -190,6 +194,17 @@ impl Facts {
     /// The keeper's.
     pub(crate) fn set_state(&self, state: State) {
         self.state.store(state as u8, Relaxed);
+    }
+
+    /// How often it was away, this time with them. Who reads it before the state, and finds it
+    /// moved, sees no [`State::Ready`] of the time before.
+    pub(crate) fn absences(&self) -> u32 {
+        self.absences.load(Acquire)
+    }
+
+    /// The keeper's: it is away, which the state says already.
+    pub(crate) fn add_absence(&self) {
+        self.absences.fetch_add(1, Release);
     }
 
     /// The keeper's: doorbells of this generation, and of those before, are to be left alone. Told
@@ -387,8 +402,15 @@ pub(crate) struct Namespace {
     pub(crate) geometry: Geometry,
     blocks: AtomicU64,
     state: AtomicU32,
-    /// Something was changed since it is served that may have stayed in the write cache.
-    cached: AtomicBool,
+    /// How often it was gone, or another one; wraps around.
+    absences: AtomicU32,
+    /// Flushes that have begun.
+    flushes: AtomicU64,
+    /// The first flush that can cover all changes which have completed and may be in the write
+    /// cache; 0 before the first one.
+    needed: AtomicU64,
+    /// The last flush that has succeeded.
+    flushed: AtomicU64,
     cache_lost: AtomicBool,
     /// That is because a flush failed, which is not logged yet.
     flush_failed: AtomicBool,
@@ -417,18 +439,40 @@ impl Namespace {
             geometry,
             blocks: AtomicU64::new(blocks),
             state: AtomicU32::new(NamespaceState::Active as u32),
-            cached: AtomicBool::new(false),
+            absences: AtomicU32::new(0),
+            flushes: AtomicU64::new(0),
+            needed: AtomicU64::new(0),
+            flushed: AtomicU64::new(0),
             cache_lost: AtomicBool::new(false),
             flush_failed: AtomicBool::new(false),
         }
     }
 
-    /// Something is about to be changed that may stay in the controller's write cache.
-    pub(crate) fn caches(&self) {
-        // Once in a life: the line of memory stays shared by all cores then.
-        if !self.cached.load(Relaxed) {
-            self.cached.store(true, Relaxed);
+    /// A core's: a change has completed that may be in the controller's write cache. A flush that
+    /// began before does not cover it for sure.
+    pub(crate) fn cached(&self) {
+        // Behind the completion. Who reads the number before a flush's own was not told of this
+        // completion by chance: the controller had done it before that flush was sent.
+        let needed = self.flushes.load(Acquire).saturating_add(1);
+        // Once between two flushes: the line of memory stays shared by all cores else.
+        if self.needed.load(Relaxed) < needed {
+            self.needed.fetch_max(needed, AcqRel);
         }
+    }
+
+    /// A core's: a flush is about to be sent. Its number, for [`flushed`](Self::flushed).
+    pub(crate) fn begins_flush(&self) -> u64 {
+        self.flushes.fetch_add(1, AcqRel).saturating_add(1)
+    }
+
+    /// A core's: that flush has succeeded.
+    pub(crate) fn flushed(&self, flush: u64) {
+        self.flushed.fetch_max(flush, AcqRel);
+    }
+
+    /// Whether nothing that has completed needs a flush.
+    fn is_flushed(&self) -> bool {
+        self.needed.load(Acquire) <= self.flushed.load(Acquire)
     }
 
     /// Whether acknowledged changes may be lost, so that no flush can vouch for them.
@@ -452,10 +496,11 @@ impl Namespace {
         self.cache_lost.store(lost, Relaxed);
     }
 
-    /// The keeper's: the write cache is empty without having been written to the medium. Whether
-    /// that may have lost something for the first time.
-    pub(crate) fn empties_cache(&self) -> bool {
-        let lost = self.cached.load(Relaxed) && !self.cache_lost();
+    /// The keeper's, behind the last completion that a core takes, or `unsure` of that: the write
+    /// cache is empty without having been written to the medium. Whether that may have lost
+    /// something for the first time.
+    pub(crate) fn empties_cache(&self, unsure: bool) -> bool {
+        let lost = (unsure || !self.is_flushed()) && !self.cache_lost();
         if lost {
             self.set_cache_lost(true);
         }
@@ -480,6 +525,14 @@ impl Namespace {
     /// The keeper's.
     pub(crate) fn set_state(&self, state: NamespaceState) {
         self.state.store(state as u32, Relaxed);
+        if matches!(state, NamespaceState::Missing | NamespaceState::Changed) {
+            self.absences.fetch_add(1, Release);
+        }
+    }
+
+    /// As [`Facts::absences`].
+    pub(crate) fn absences(&self) -> u32 {
+        self.absences.load(Acquire)
     }
 }
 
@@ -536,6 +589,17 @@ mod tests {
         facts.set_retry_delays([1, 10, u16::MAX]);
         let delays = [0, 1, 2, 3, 4].map(|crd| facts.retry_delay(crd).as_millis());
         assert_eq!(delays, [0, 100, 1000, 4000, 0]);
+        let namespace = namespace();
+        assert_eq!(namespace.state(), NamespaceState::Active);
+        for state in NamespaceState::ALL {
+            namespace.set_state(state);
+            assert_eq!(namespace.state(), state);
+        }
+        namespace.set_blocks(u64::MAX);
+        assert_eq!(namespace.blocks(), u64::MAX);
+    }
+
+    fn namespace() -> Namespace {
         let geometry = Geometry {
             namespace: NamespaceId(1),
             block_shift: 9,
@@ -548,14 +612,53 @@ mod tests {
             thin: false,
             identifiers: Identifiers::default(),
         };
-        let namespace = Namespace::new(geometry, 100);
-        assert_eq!(namespace.state(), NamespaceState::Active);
-        for state in NamespaceState::ALL {
-            namespace.set_state(state);
-            assert_eq!(namespace.state(), state);
+        Namespace::new(geometry, 100)
+    }
+
+    #[test]
+    fn a_flush_covers_what_completed_before_it_began() {
+        let one = namespace();
+        assert!(one.is_flushed() && !one.empties_cache(false));
+        one.cached();
+        assert!(!one.is_flushed());
+        let first = one.begins_flush();
+        // While that is under way.
+        one.cached();
+        let second = one.begins_flush();
+        one.flushed(first);
+        assert!(!one.is_flushed(), "the change behind its beginning");
+        one.flushed(second);
+        assert!(one.is_flushed());
+        // Out of order: the later one covers what the earlier one does.
+        one.cached();
+        let (first, second) = (one.begins_flush(), one.begins_flush());
+        one.flushed(second);
+        one.flushed(first);
+        assert!(one.is_flushed() && !one.empties_cache(false) && !one.cache_lost());
+        one.cached();
+        // One that fails is not told of.
+        let _ = one.begins_flush();
+        assert!(one.empties_cache(false) && one.cache_lost());
+        assert!(!one.empties_cache(false), "told once");
+        let other = namespace();
+        assert!(other.empties_cache(true) && other.cache_lost());
+    }
+
+    #[test]
+    fn absences_are_counted() {
+        let one = namespace();
+        let mut seen = one.absences();
+        for (state, away) in [
+            (NamespaceState::ReadOnly, false),
+            (NamespaceState::Missing, true),
+            (NamespaceState::Active, false),
+            (NamespaceState::Changed, true),
+            (NamespaceState::Active, false),
+        ] {
+            one.set_state(state);
+            assert_eq!(one.absences() != seen, away, "{state:?}");
+            seen = one.absences();
         }
-        namespace.set_blocks(u64::MAX);
-        assert_eq!(namespace.blocks(), u64::MAX);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //!             Join, Halted, Late, Broken, Leave                (one channel for all, bounded)
 //!   core ──────────────────────────────────────────────► keeper
 //!        ◄──────────────────────────────────────────────
-//!             Open, Share, Host, Halt, Quiet, Lost, Fail       (a bounded queue for each core)
+//!             Open, Share, Host, Halt, Quiet, Fail             (a bounded queue for each core)
 //! ```
 //!
 //! A core looks at its orders once in a turn (two loads where there are none) and acts at once; the
@@ -13,7 +13,7 @@
 //!
 //! Order of things: `Join`, then `Open` or `Share`. When the controller is to be reset, `Halt` to
 //! everybody; each answers `Halted` and from then on writes no doorbell and reads no completion.
-//! Then `Quiet` or `Lost` says what became of the memory of outstanding commands, and at last comes
+//! Then `Quiet` says that no memory of outstanding commands is touched any more, and at last comes
 //! `Open` (or `Share`) again, or `Fail`. `Leave` gives the rings to the keeper, who deletes the
 //! queues before the memory goes.
 
@@ -78,9 +78,6 @@ pub(crate) enum Order<D: DmaSpace> {
         )]
         Quiet,
     ),
-    /// Behind `Halt`: that could not be proved. Outstanding commands fail, their buffers go into
-    /// quarantine.
-    Lost,
     /// No recovery is under way: what waits and what comes is NOT READY until `Open`.
     Fail,
 }

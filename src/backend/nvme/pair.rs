@@ -1,7 +1,7 @@
 //! [`Pair`]: one core's queue pair of one controller, and what the core wants of the controller.
 //!
 //! ```text
-//! Joining ─Open─► Live ─Halt─► Halted ─Quiet, Lost─► Held ─Open─► Live …
+//! Joining ─Open─► Live ─Halt─► Halted ─Quiet─► Held ─Open─► Live …
 //!        └Share─► Guest ─┘       any ─Fail─► Failed ─Open, Share─► Live, Guest
 //! ```
 //!
@@ -222,7 +222,7 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
     }
 
     /// `false`: nothing more can be sent now.
-    fn issue(&mut self, part: Part, now: Instant, ready: &mut VecDeque<Completion>) -> bool {
+    fn issue(&mut self, mut part: Part, now: Instant, ready: &mut VecDeque<Completion>) -> bool {
         if let Some(error) = self.refusal(&part) {
             self.requests.end_part(part.request, Err(error), ready);
             return true;
@@ -236,6 +236,10 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
             self.requests.end_part(part.request, error, ready);
             return true;
         };
+        if let Some(namespace) = self.requests.of(&part).job.flushes() {
+            let namespace = self.namespace(namespace);
+            part.flush = namespace.map_or(0, |namespace| namespace.begins_flush());
+        }
         let patience = Patience::with(entry.opcode());
         let deadline = now + self.timeout(patience);
         let id = self.slots.take(Origin::Own(part), (patience, deadline));
@@ -418,7 +422,7 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
     fn ended(&mut self, mut part: Part, status: Status, ready: &mut VecDeque<Completion>) {
         let at = part.request;
         let job = &self.requests.of(&part).job;
-        let (access, flushes) = (job.access(), job.flushes());
+        let (access, flushes, caches) = (job.access(), job.flushes(), job.caches());
         let result = match outcome::of(status, access) {
             Outcome::Good => Ok(()),
             Outcome::Retry { delay, .. } if part.retries < RETRIES_MAX => {
@@ -435,8 +439,13 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
         if result.is_err() {
             self.handle.facts.add_failure(status, part.cut.lba);
         }
+        if let (Ok(()), Some(namespace)) = (result, caches)
+            && let Some(namespace) = self.namespace(namespace)
+        {
+            namespace.cached();
+        }
         let result = match flushes {
-            Some(namespace) => self.flushed(namespace, result),
+            Some(namespace) => self.flushed(namespace, part.flush, result),
             None => result,
         };
         self.requests.end_part(at, result, ready);
@@ -444,9 +453,16 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
 
     /// What a flush may say that has ended. One that the medium has failed takes with it what it
     /// was to write: the next one finds an empty cache, and has nothing to vouch for.
-    fn flushed(&self, id: NamespaceId, result: Result<(), IoError>) -> Result<(), IoError> {
-        let mut all = self.namespaces.iter();
-        let namespace = all.find(|one| one.geometry.namespace == id);
+    fn flushed(
+        &self,
+        id: NamespaceId,
+        flush: u64,
+        result: Result<(), IoError>,
+    ) -> Result<(), IoError> {
+        let namespace = self.namespace(id);
+        if let (Ok(()), Some(namespace)) = (result, namespace) {
+            namespace.flushed(flush);
+        }
         let lost = namespace.is_some_and(|namespace| namespace.cache_lost());
         match (result, namespace) {
             (Ok(()), _) if lost => Err(IoError::WriteCacheLost),
@@ -459,6 +475,11 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
             }
             _ => result,
         }
+    }
+
+    fn namespace(&self, id: NamespaceId) -> Option<&Arc<Namespace>> {
+        let mut all = self.namespaces.iter();
+        all.find(|one| one.geometry.namespace == id)
     }
 
     fn obey(&mut self, order: Order<D>, ready: &mut VecDeque<Completion>) {
@@ -484,12 +505,6 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
                 self.tell_owed();
             }
             Order::Quiet(_) => self.quiet(ready),
-            Order::Lost => {
-                self.lose(ready);
-                if !matches!(self.state, State::Failed) {
-                    self.state = State::Held;
-                }
-            }
             Order::Fail => {
                 self.lanes.clear();
                 self.lose(ready);

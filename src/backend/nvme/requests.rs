@@ -123,6 +123,7 @@ impl Requests {
                 cut,
                 retries: 0,
                 replays: 0,
+                flush: 0,
             });
         }
         None

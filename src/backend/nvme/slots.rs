@@ -46,6 +46,8 @@ pub(crate) struct Part {
     pub(crate) retries: u8,
     /// Because its controller was reset.
     pub(crate) replays: u8,
+    /// The number of a flush among those of its namespace.
+    pub(crate) flush: u64,
 }
 
 /// How often a command was late.
@@ -319,6 +321,7 @@ mod tests {
             },
             retries: 0,
             replays: 0,
+            flush: 0,
         })
     }
 

@@ -191,6 +191,16 @@ impl Job {
         matches!(self.verb, Verb::Flush).then_some(self.namespace)
     }
 
+    /// The namespace in whose write cache may be what a command of it has changed.
+    pub(crate) fn caches(&self) -> Option<NamespaceId> {
+        let caches = match self.verb {
+            Verb::Write | Verb::Zero | Verb::ZeroByWriting => !self.fua,
+            Verb::Deallocate => true,
+            Verb::Read | Verb::Flush => false,
+        };
+        caches.then_some(self.namespace)
+    }
+
     /// Every command was given out.
     pub(crate) fn is_given_out(&self) -> bool {
         self.left == 0

@@ -121,6 +121,13 @@ impl<B: Bar, D: DmaSpace> Unit<B, D> {
         Ok(info)
     }
 
+    /// How often it was away, this time with them; wraps around. To be read before
+    /// [`readiness`](Self::readiness): one that has moved is not of the time before.
+    pub(crate) fn absences(&self) -> u32 {
+        let of_controller = self.handle.facts.absences();
+        of_controller.wrapping_add(self.namespace.absences())
+    }
+
     /// Whether it can be used now.
     pub(crate) fn readiness(&self) -> Readiness {
         match self.handle.facts.state() {

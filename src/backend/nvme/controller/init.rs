@@ -157,6 +157,11 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         let timeout = capabilities(&*self.bar).ready_timeout();
         let configuration = self.bar.r32(offset::CC);
         let was = self.csts_even_fatal()?;
+        // A link that came up between the two reads.
+        if configuration == u32::MAX {
+            self.gone = true;
+            return Err(Trouble::Gone);
+        }
         if was.is_fatal() {
             // What firmware keeps that has crashed, nobody says.
             self.lose_cache("it had failed (CSTS.CFS)");

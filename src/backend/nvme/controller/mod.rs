@@ -3,7 +3,7 @@
 //! ```text
 //!   init ──► serve: pairs, aborts, events, health, namespaces ──► shut down
 //!    ▲          │ late twice, a broken rule, CSTS.CFS      │
-//!    └─ ladder ◄┘ (disable, function reset, subsystem)     │ the last unit goes
+//!    └─ ladder ◄┘ (disable, function reset, let go)        │ the last unit goes
 //!    └─ away ◄──── taken away, all ones                    ┘
 //! ```
 //!

@@ -117,6 +117,8 @@ impl Namespaces {
             return Err(Refusal(refusal));
         }
         let id = found.id;
+        // Who was answered too late, and waits no more, has none.
+        self.served.retain(|one| Arc::strong_count(one) > 1);
         let same = |one: &&Arc<Namespace>| one.geometry.namespace == id;
         if self.served.iter().any(|one| same(&one)) {
             let why = format!("namespace {} belongs to another logical unit already", id.0);
@@ -171,9 +173,10 @@ impl Namespaces {
             .retain(|one| one.geometry.namespace != namespace);
     }
 
-    /// The write cache was emptied by `what`, and is not on the medium.
-    pub(super) fn lose_cache(&self, controller: &str, what: &str) {
-        for namespace in self.served.iter().filter(|one| one.empties_cache()) {
+    /// The write cache was emptied by `what`, and is not on the medium. `unsure`: cores may still
+    /// take completions of before.
+    pub(super) fn lose_cache(&self, controller: &str, what: &str, unsure: bool) {
+        for namespace in self.served.iter().filter(|one| one.empties_cache(unsure)) {
             let id = namespace.geometry.namespace.0;
             tracing::error!(controller, namespace = id, "{what}: {CACHE_LOST}");
         }

@@ -52,8 +52,7 @@ struct Pair<D: DmaSpace> {
     owes: bool,
     /// Nothing that proves it quiet was seen since its `Halt`.
     halted: bool,
-    /// It was told `Lost`, or `Fail`, and nothing better since.
-    lost: bool,
+    /// It was told `Fail`, and nothing better since.
     failed: bool,
     /// It has left, and these are its rings, unless they are kept from everybody.
     left: Option<Vec<DmaPages<D>>>,
@@ -79,7 +78,6 @@ impl<D: DmaSpace> Pair<D> {
 
     fn quiet(&mut self, proof: Quiet) {
         if std::mem::take(&mut self.halted) {
-            self.lost = false;
             self.order(Order::Quiet(proof));
         }
         self.at = match self.at {
@@ -181,16 +179,6 @@ impl<D: DmaSpace> Pairs<D> {
         }
     }
 
-    /// Tells those that were halted that this could not be proved.
-    pub(super) fn lost(&mut self) {
-        for pair in &mut self.all {
-            if pair.halted && !pair.lost {
-                pair.lost = true;
-                pair.order(Order::Lost);
-            }
-        }
-    }
-
     /// Tells all that there is no hope for now.
     pub(super) fn fail(&mut self) {
         for pair in &mut self.all {
@@ -284,7 +272,6 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             outbox: VecDeque::new(),
             owes: false,
             halted: false,
-            lost: false,
             failed: false,
             left: None,
         };

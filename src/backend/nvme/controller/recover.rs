@@ -2,23 +2,25 @@
 //!
 //! ```text
 //!   Halt to all cores, and ≤ 5 s for their answers
-//!   failed:  disable ─► function reset ─► subsystem reset     the first proof of quiet is told,
-//!               │            │                  │             and each rung ends with an init
-//!               └── init ok: serve again        └─ none: Fail, and the ladder again in 30 s
+//!   failed:  disable ─► function reset ─► let go, reopen     the first proof of quiet is told, and
+//!               │            │                  │            each rung ends with an init
+//!               └── init ok: serve again        └─ none helps: Fail, and again in 30 s
 //!   gone:    let go of the function, Quiet, Fail; each second look for one in its place
 //! ```
 //!
 //! Cores are told `Quiet` only behind a register that was read, a reset that was done or a function
-//! that was let go. Where none of them can be had they are told `Lost`, and `Quiet` when a later
-//! ladder has it.
+//! that was let go. The last can always be had: the kernel takes the memory away from the function,
+//! and resets it as best it can. So a ladder never ends without a proof. A reset of the whole
+//! subsystem (NSSR) is no rung: it takes the controllers of other hosts down too, and the link,
+//! behind the kernel's back.
 
 use std::time::Duration;
 
 use super::{ControllerError, LOOK, Life, REGISTER_LOOK, Trouble};
-use crate::backend::nvme::bar::{Bar, status};
+use crate::backend::nvme::bar::Bar;
 use crate::backend::nvme::dma::{DmaSpace, Quiet};
 use crate::backend::nvme::facts::{Counters, State};
-use crate::backend::nvme::spec::registers::{Configuration, NSSR_KEY, ShutdownStatus, offset};
+use crate::backend::nvme::spec::registers::ShutdownStatus;
 
 /// How long cores may take to answer `Halt`.
 pub(super) const HALT_MAX: Duration = Duration::from_secs(5);
@@ -37,7 +39,8 @@ const RETURN_LOOK: Duration = Duration::from_secs(1);
 enum Rung {
     Disable,
     FunctionReset,
-    SubsystemReset,
+    /// The function is let go, which the kernel resets then, and opened again.
+    LetGo,
 }
 
 impl<B: Bar, D: DmaSpace> Life<B, D> {
@@ -105,9 +108,11 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
     /// it, and the ladder begins behind a pause.
     async fn calm_down(&mut self) -> Result<(), Trouble> {
         match self.climb(Rung::Disable).await {
-            Ok(_) | Err(Trouble::Fault(_)) => self.pause_failed().await,
-            Err(trouble) => Err(trouble),
+            Ok(_) => {}
+            Err(Trouble::Fault(_)) => self.let_go(Some("its function was let go")),
+            Err(trouble) => return Err(trouble),
         }
+        self.pause_failed().await
     }
 
     /// Has all cores leave the controller alone, as far as they answer in time. Those that do not
@@ -130,12 +135,13 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
     /// Errors of the bus are over only when the function was reset, or let go of, which has the
     /// kernel do what it can.
     async fn ladder(&mut self, error: ControllerError) -> Result<(), Trouble> {
-        let mut bus = error == ControllerError::Bus;
+        let bus = error == ControllerError::Bus;
         let mut last = error;
-        for rung in [Rung::Disable, Rung::FunctionReset, Rung::SubsystemReset] {
-            let climbed = self.climb(rung).await;
-            bus &= rung == Rung::Disable || climbed != Ok(true);
-            let ended = match climbed {
+        for rung in [Rung::Disable, Rung::FunctionReset, Rung::LetGo] {
+            if !self.attached && rung != Rung::LetGo {
+                continue;
+            }
+            let ended = match self.climb(rung).await {
                 Ok(true) if bus && rung == Rung::Disable => continue,
                 Ok(true) => self.init().await,
                 Ok(false) => continue,
@@ -149,9 +155,6 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
                 }
                 done => return done,
             }
-        }
-        if bus {
-            return Err(Trouble::Gone);
         }
         self.pause_failed().await?;
         Err(Trouble::Fault(last))
@@ -167,7 +170,6 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             );
         }
         // Behind the state: a core says why its requests fail.
-        self.pairs.lost();
         self.pairs.fail();
         self.refuse_questions("the controller has failed; see this log for its error");
         self.pause(self.now() + AGAIN).await
@@ -175,8 +177,8 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
 
     /// Brings the controller to a state in which it is quiet. `false`: this way is not open.
     async fn climb(&mut self, rung: Rung) -> Result<bool, Trouble> {
-        let counters = std::sync::Arc::clone(&self.facts);
-        let counters = &counters.counters;
+        let facts = std::sync::Arc::clone(&self.facts);
+        let counters = &facts.counters;
         match rung {
             Rung::Disable => {
                 self.disable().await?;
@@ -192,16 +194,15 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
                 self.lose_cache("its function was reset");
                 self.pairs.quiet(Quiet::FunctionReset);
             }
-            Rung::SubsystemReset => {
-                let caps = self.identity.as_ref().map(|identity| identity.caps);
-                let Some(caps) = caps.filter(|caps| caps.subsystem_reset()) else {
+            Rung::LetGo => {
+                self.let_go(Some("its function was let go"));
+                Counters::add(&counters.function_resets, 1);
+                if let Err(error) = self.bar.reopen() {
+                    let controller = &self.name;
+                    tracing::warn!(controller, "the function cannot be had again: {error}");
                     return Ok(false);
-                };
-                self.bar.w32(offset::NSSR, NSSR_KEY);
-                self.await_reset(caps.ready_timeout()).await?;
-                self.lose_cache("its subsystem was reset");
-                Counters::add(&counters.controller_resets, 1);
-                self.pairs.quiet(Quiet::Disabled);
+                }
+                self.take_back();
             }
         }
         Ok(true)
@@ -213,25 +214,27 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
     pub(super) fn lose_cache(&self, what: &str) {
         let identity = self.identity.as_ref();
         if identity.is_some_and(|identity| identity.limits.write_cache) {
-            self.namespaces.lose_cache(&self.name, what);
+            let unsure = self.pairs.owe();
+            self.namespaces.lose_cache(&self.name, what, unsure);
         }
     }
 
-    /// Behind a reset of the subsystem, during which registers may read as all ones.
-    async fn await_reset(&mut self, timeout: Duration) -> Result<(), Trouble> {
-        let until = self.now() + timeout;
-        loop {
-            let csts = status(&*self.bar);
-            let configuration = self.bar.r32(offset::CC);
-            let there = !csts.is_gone() && configuration != u32::MAX;
-            if there && !csts.is_ready() && !Configuration::is_enabled(configuration) {
-                return Ok(());
-            }
-            if self.now() >= until {
-                return Err(ControllerError::StaysReady(timeout).into());
-            }
-            self.turn(REGISTER_LOOK).await?;
+    /// Lets go of the function: it reaches no memory any more. `lost`: what is in its write cache
+    /// is, by that.
+    fn let_go(&mut self, lost: Option<&str>) {
+        (self.enabled, self.attached) = (false, false);
+        (self.gone, self.wanted) = (false, false);
+        self.bar.release();
+        if let Some(how) = lost {
+            self.lose_cache(how);
         }
+        self.pairs.quiet(Quiet::Unreachable);
+    }
+
+    /// The function is ours again.
+    fn take_back(&mut self) {
+        self.attached = true;
+        self.look_at = Some(self.now() + LOOK);
     }
 
     /// Says goodbye to a function that the kernel waits for and that still answers, so that its
@@ -253,14 +256,6 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
     /// Lets go of a function that is gone, or wanted by the kernel, and waits for one to come.
     /// `in_order`: nothing is in its write cache.
     async fn away(&mut self, in_order: bool) -> Result<(), Trouble> {
-        self.enabled = false;
-        self.attached = false;
-        (self.gone, self.wanted) = (false, false);
-        self.bar.release();
-        if !in_order {
-            self.lose_cache("the controller was taken away");
-        }
-        self.pairs.quiet(Quiet::Unreachable);
         if self.facts.state() != State::Gone {
             self.facts.set_state(State::Gone);
             tracing::error!(
@@ -268,7 +263,10 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
                 "the controller was taken away; its units have no medium until it is back"
             );
         }
-        // Behind the state: a core says why its requests fail.
+        // Behind the state: a core says why its requests fail, and whoever sees that it was away
+        // sees nothing of before.
+        self.facts.add_absence();
+        self.let_go((!in_order).then_some("the controller was taken away"));
         self.pairs.fail();
         self.refuse_questions("the controller was taken away");
         let mut told = None;
@@ -283,8 +281,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
                 told = Some(error);
             }
         }
-        self.attached = true;
-        self.look_at = Some(self.now() + LOOK);
+        self.take_back();
         let back = self.init().await;
         self.enabled &= back.is_ok();
         back

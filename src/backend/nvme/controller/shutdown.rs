@@ -18,6 +18,8 @@ const LEAVE_MAX: Duration = Duration::from_secs(2);
 const DELETE_MAX: Duration = Duration::from_secs(30);
 /// How long a controller may take that does not say how long it takes (RTD3E).
 const SHUTDOWN: Duration = Duration::from_secs(10);
+/// The same for one that never says that it is complete.
+const SHUTDOWN_STUCK: Duration = Duration::from_secs(1);
 /// How long it may take at most, whatever it says.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
 
@@ -76,7 +78,12 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         }
         let said = self.identity.as_ref().map_or(0, |it| it.data.shutdown_us);
         let said = Duration::from_micros(said.into());
-        let patience = if said.is_zero() { SHUTDOWN } else { said };
+        let is_stuck = quirks(self.bar.function()).shutdown_is_stuck;
+        let patience = match said {
+            _ if is_stuck => SHUTDOWN_STUCK,
+            Duration::ZERO => SHUTDOWN,
+            said => said,
+        };
         // All else stays as it is while the controller is enabled.
         let leaving = Configuration::shut_down(configuration);
         self.bar.w32(offset::CC, leaving);
@@ -90,7 +97,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             }
             self.turn(REGISTER_LOOK).await?;
         }
-        if !quirks(self.bar.function()).shutdown_is_stuck {
+        if !is_stuck {
             tracing::warn!(
                 controller = self.name,
                 "the shutdown is not complete within {} ms (CSTS.SHST)",

@@ -124,6 +124,8 @@ pub(crate) struct FaultPlan {
     pub(crate) reset_fails: bool,
     /// The function has no reset.
     pub(crate) reset_unsupported: bool,
+    /// A function that was let go cannot be opened again.
+    pub(crate) reopen_fails: bool,
     pub(crate) unmap_fails: bool,
     pub(crate) map_fails: bool,
     /// CAP.CSS is this from now on, whatever it was.

@@ -26,8 +26,6 @@ pub(crate) struct ModelOptions {
     pub(crate) mpsmax: u8,
     /// CAP.CSS as it is: bit 0 the NVM command set, bit 6 all command sets.
     pub(crate) css: u8,
-    /// CAP.NSSRS.
-    pub(crate) nssrs: bool,
     /// Steps from CC.EN to CSTS.RDY, at most.
     pub(crate) ready_steps: usize,
     /// Commands that it works on at once.
@@ -116,7 +114,6 @@ impl Default for ModelOptions {
             mpsmin: 0,
             mpsmax: 4,
             css: 1,
-            nssrs: false,
             ready_steps: 8,
             window: 64,
             vwc: 0b111,

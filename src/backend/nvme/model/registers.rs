@@ -15,7 +15,6 @@ mod at {
     pub(super) const INTMC: usize = 0x10;
     pub(super) const CC: usize = 0x14;
     pub(super) const CSTS: usize = 0x1c;
-    pub(super) const NSSR: usize = 0x20;
     pub(super) const AQA: usize = 0x24;
     pub(super) const ASQ: usize = 0x28;
     pub(super) const ASQ_HIGH: usize = 0x2c;
@@ -35,8 +34,6 @@ const SHN: u32 = 0x3 << 14;
 const CC_RESERVED: u32 = 0xff00_000e;
 /// CC.IOCQES = 4, CC.IOSQES = 6.
 const ENTRY_SIZES: u32 = 4 << 20 | 6 << 16;
-/// "NVMe".
-const RESET_KEY: u32 = 0x4e56_4d65;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Phase {
@@ -80,8 +77,6 @@ pub(super) struct Registers {
     shutdown: Shutdown,
     /// CSTS.CFS.
     fatal: bool,
-    /// CSTS.NSSRO.
-    subsystem_was_reset: bool,
     place: Place,
     /// Without power.
     cut: bool,
@@ -192,10 +187,7 @@ impl Registers {
             Shutdown::Occurring(_) => 1,
             Shutdown::Complete => 2,
         };
-        u32::from(ready)
-            | u32::from(self.fatal) << 1
-            | shutdown << 2
-            | u32::from(self.subsystem_was_reset) << 4
+        u32::from(ready) | u32::from(self.fatal) << 1 | shutdown << 2
     }
 }
 
@@ -227,7 +219,6 @@ impl Machine {
             | 1 << 16
             | u64::from(options.cap_to) << 24
             | u64::from(options.dstrd & 0xf) << 32
-            | u64::from(options.nssrs) << 36
             | u64::from(self.faults.command_sets.unwrap_or(options.css)) << 37
             | u64::from(options.mpsmin & 0xf) << 48
             | u64::from(options.mpsmax & 0xf) << 52
@@ -282,17 +273,6 @@ impl Machine {
         let disabled = self.registers.phase == Phase::Disabled;
         match offset {
             at::CC => return self.configure(value),
-            at::NSSR if self.options.nssrs && value == RESET_KEY => {
-                self.forget();
-                self.registers.reset();
-                self.registers.subsystem_was_reset = true;
-                return;
-            }
-            // Write 1 to clear.
-            at::CSTS if value & !0x10 == 0 => {
-                self.registers.subsystem_was_reset &= value == 0;
-                return;
-            }
             at::INTMS | at::INTMC => return,
             at::AQA if disabled => self.registers.aqa = value,
             at::ASQ if disabled => self.registers.asq = with_low(self.registers.asq, value),
@@ -504,7 +484,8 @@ impl Machine {
 
     /// `false`: there is none.
     pub(super) fn reopen(&mut self) -> bool {
-        let there = self.registers.place == Place::Released && !self.registers.cut;
+        let may = !self.faults.reopen_fails && !self.registers.cut;
+        let there = may && self.registers.place == Place::Released;
         if there {
             self.registers.reset();
             self.registers.place = Place::Here;

@@ -17,7 +17,6 @@ pub(crate) mod offset {
     /// Controller Status.
     pub(crate) const CSTS: usize = 0x1c;
     /// NVM Subsystem Reset.
-    pub(crate) const NSSR: usize = 0x20;
     /// Admin Queue Attributes.
     pub(crate) const AQA: usize = 0x24;
     /// Admin Submission Queue Base Address, 8 bytes.
@@ -29,9 +28,6 @@ pub(crate) mod offset {
     /// The first doorbell.
     pub(crate) const DOORBELLS: usize = 0x1000;
 }
-
-/// Written to NSSR it resets the whole subsystem: "NVMe" (§3.1.3.7).
-pub(crate) const NSSR_KEY: u32 = 0x4e56_4d65;
 
 /// Unit of the times in CAP and CRTO.
 const TIMEOUT_UNIT: Duration = Duration::from_millis(500);
@@ -88,11 +84,6 @@ impl Capabilities {
     /// Bytes from one doorbell to the next: 4 << DSTRD, 4 to 128 KiB.
     pub(crate) const fn doorbell_stride(self) -> usize {
         4 << bits8(self.0, 32, 4)
-    }
-
-    /// NSSRS: the subsystem can be reset.
-    pub(crate) const fn subsystem_reset(self) -> bool {
-        bit(self.0, 36)
     }
 
     /// CSS bit 0: the NVM command set.
@@ -256,7 +247,7 @@ mod tests {
         assert_eq!(QEMU.ready_timeout(), Duration::from_millis(7500));
         assert_eq!(QEMU.doorbell_stride(), 4);
         assert!(QEMU.nvm_command_set() && QEMU.command_sets() && !QEMU.admin_only());
-        assert!(!QEMU.subsystem_reset() && !QEMU.ready_with_media());
+        assert!(!QEMU.ready_with_media());
         assert_eq!((QEMU.page_shift_min(), QEMU.page_shift_max()), (12, 16));
         assert!(!QEMU.is_gone());
         assert!(Capabilities(u64::MAX).is_gone());
@@ -265,7 +256,6 @@ mod tests {
     #[test]
     fn each_capability_has_its_bit() {
         let only = |at: u32| Capabilities(1 << at);
-        assert!(only(36).subsystem_reset());
         assert!(only(44).admin_only());
         assert!(only(59).ready_with_media());
         assert_eq!(Capabilities(0xffff).queue_entries_max(), 65_536);

@@ -151,7 +151,6 @@ pub(super) enum Told {
     Host,
     Halt,
     Quiet(Quiet),
-    Lost,
     Fail,
 }
 
@@ -210,7 +209,6 @@ impl Core {
                     Told::Halt
                 }
                 Order::Quiet(proof) => Told::Quiet(proof),
-                Order::Lost => Told::Lost,
                 Order::Fail => Told::Fail,
             };
             self.told.push(told);

@@ -58,6 +58,12 @@ fn a_namespace_is_found_by_each_of_its_names() {
         assert!(again.0.contains("belongs to another"), "{again}");
         bed.send(ToKeeper::Release(NamespaceId(2)));
     }
+    // One that was answered too late has nothing.
+    let (answer, answered) = std::sync::mpsc::sync_channel(1);
+    drop(answered);
+    bed.send(ToKeeper::Find(Selector::Id(NamespaceId(2)), answer));
+    let found = bed.find(Selector::Id(NamespaceId(2))).unwrap();
+    assert_eq!(found.geometry.namespace, NamespaceId(2));
     let which = bed.find(Selector::Only).unwrap_err();
     assert!(which.0.contains("[1, 2]"), "{which}");
     let none = bed.find(Selector::Nguid([1; 16])).unwrap_err();

@@ -167,22 +167,29 @@ fn a_controller_that_cannot_be_disabled_has_its_function_reset() {
     end((bed, handle, core));
 }
 
+/// Nothing stops it: it is let go, and the kernel resets it.
+const LET_GO: [Told; 3] = [
+    Told::Halt,
+    Told::Quiet(Quiet::Unreachable),
+    Told::Open(Generation(2), 1),
+];
+
 #[test]
-fn where_functions_cannot_be_reset_subsystems_may() {
-    let options = ModelOptions {
-        nssrs: true,
-        ..ModelOptions::default()
-    };
-    let (mut bed, handle, mut core) = opened(options);
-    bed.model.faults(|plan| {
-        plan.never_disabled = true;
-        plan.reset_unsupported = true;
-    });
-    bed.model.fail();
-    let told = until_told(&mut bed, &mut [&mut core], &open_again(2));
-    let way = [Told::Halt, Told::Quiet(Quiet::Disabled), open_again(2)];
-    assert_eq!(told, [way]);
-    end((bed, handle, core));
+fn a_function_that_cannot_be_reset_is_let_go_and_opened_again() {
+    for unsupported in [false, true] {
+        let (mut bed, handle, mut core) = opened(ModelOptions::default());
+        bed.model.faults(|plan| {
+            plan.never_disabled = true;
+            plan.reset_unsupported = unsupported;
+            plan.reset_fails = !unsupported;
+        });
+        bed.model.fail();
+        let told = until_told(&mut bed, &mut [&mut core], &open_again(2));
+        assert_eq!(told, [LET_GO]);
+        assert_eq!(bed.facts.counters.function_resets.load(Relaxed), 1);
+        assert_eq!(bed.facts.absences(), 0, "it was not away");
+        end((bed, handle, core));
+    }
 }
 
 #[test]
@@ -203,29 +210,117 @@ fn an_error_of_the_bus_is_over_when_the_function_was_reset_or_let_go() {
 }
 
 #[test]
-fn what_cannot_be_proved_is_lost_until_it_can() {
+fn no_ladder_ends_without_a_proof() {
     let (mut bed, handle, mut core) = opened(ModelOptions::default());
     bed.model.faults(|plan| {
         plan.never_disabled = true;
         plan.reset_fails = true;
+        plan.reopen_fails = true;
     });
     bed.model.fail();
     let told = until_told(&mut bed, &mut [&mut core], &Told::Fail);
-    assert_eq!(told, [[Told::Halt, Told::Lost, Told::Fail]]);
+    let [halt, quiet, _] = LET_GO;
+    assert_eq!(told, [[halt, quiet, Told::Fail]]);
     bed.state(State::Failed);
+    assert_eq!(bed.model.mapped_bytes(), 0, "it reaches nothing");
     let refused = bed.find(Selector::Only).unwrap_err();
     assert!(refused.0.contains("has failed"), "{refused}");
     // More ladders say nothing new.
     bed.pass(Duration::from_secs(100));
     assert_eq!(core.told(), []);
+    assert_eq!(bed.controller.state(), State::Failed);
     let mut late = Core::join(&handle);
     bed.turn();
     assert_eq!(late.told(), [Told::Fail], "who comes now need not wait");
-    bed.model.faults(|plan| plan.reset_fails = false);
+    bed.model.faults(|plan| plan.reopen_fails = false);
     until_told(&mut bed, &mut [&mut late], &Told::Open(Generation(2), 2));
-    let told = core.told();
-    assert_eq!(told, [Told::Quiet(Quiet::FunctionReset), open_again(2)]);
+    assert_eq!(core.told(), [open_again(2)]);
+    bed.state(State::Ready);
     late.leave();
+    end((bed, handle, core));
+}
+
+#[test]
+fn what_breaks_down_again_and_again_is_quiet_before_it_is_left_alone() {
+    let (mut bed, handle, mut core) = opened(ModelOptions::default());
+    // Three recoveries with little service behind them; then nothing stops it.
+    for nth in 2..5 {
+        bed.model.fail();
+        until_told(&mut bed, &mut [&mut core], &open_again(nth));
+    }
+    bed.model.faults(|plan| plan.never_disabled = true);
+    bed.model.fail();
+    let told = until_told(&mut bed, &mut [&mut core], &Told::Fail);
+    let [halt, quiet, _] = LET_GO;
+    assert_eq!(told, [[halt, quiet, Told::Fail]]);
+    bed.state(State::Failed);
+    assert_eq!(bed.facts.counters.function_resets.load(Relaxed), 0);
+    until_told(&mut bed, &mut [&mut core], &open_again(5));
+    end((bed, handle, core));
+}
+
+#[test]
+fn an_absence_is_counted_whatever_comes_behind_it() {
+    let (mut bed, handle, mut core) = opened(ModelOptions::default());
+    assert_eq!(bed.facts.absences(), 0);
+    bed.model.remove();
+    until_told(&mut bed, &mut [&mut core], &Told::Fail);
+    assert_eq!((bed.facts.absences(), bed.facts.state()), (1, State::Gone));
+    // It is back, and does not become ready at first.
+    bed.model.faults(|plan| plan.never_ready = true);
+    bed.model.plug();
+    bed.state(State::Failed);
+    bed.model.faults(|plan| plan.clear());
+    bed.state(State::Ready);
+    assert_eq!(bed.facts.absences(), 1);
+    // A reset is no absence.
+    bed.model.fail();
+    bed.state(State::Recovering);
+    bed.state(State::Ready);
+    assert_eq!(bed.facts.absences(), 1);
+    core.obey();
+    end((bed, handle, core));
+}
+
+#[test]
+fn only_what_was_not_flushed_is_lost_with_the_cache() {
+    for (flushed, again) in [(false, false), (true, false), (true, true)] {
+        let (mut bed, handle, mut core) = opened(ModelOptions::default());
+        let namespace = bed.find(Selector::Only).unwrap();
+        namespace.cached();
+        if flushed {
+            let flush = namespace.begins_flush();
+            namespace.flushed(flush);
+        }
+        if again {
+            namespace.cached();
+        }
+        bed.model.remove();
+        until_told(&mut bed, &mut [&mut core], &Told::Fail);
+        let lost = !flushed || again;
+        assert_eq!(namespace.cache_lost(), lost, "{flushed} {again}");
+        bed.model.plug();
+        until_told(&mut bed, &mut [&mut core], &open_again(2));
+        assert_eq!(namespace.cache_lost(), lost);
+        end((bed, handle, core));
+    }
+}
+
+#[test]
+fn with_a_core_that_does_not_answer_the_cache_may_be_lost() {
+    let (mut bed, handle, mut core) = opened(ModelOptions::default());
+    let namespace = bed.find(Selector::Only).unwrap();
+    core.is_stuck = true;
+    bed.model.remove();
+    until_told(&mut bed, &mut [&mut core], &Told::Fail);
+    assert!(
+        namespace.cache_lost(),
+        "it may have taken completions since"
+    );
+    core.is_stuck = false;
+    core.end.send(Note::Halted).unwrap();
+    bed.model.plug();
+    until_told(&mut bed, &mut [&mut core], &open_again(2));
     end((bed, handle, core));
 }
 
@@ -411,8 +506,8 @@ fn another_controller_in_its_place_is_not_it() {
     bed.state(State::Gone);
     bed.model.faults(|plan| plan.clear());
     bed.model.plug();
-    // Three times it was initialised as the other one: in its place, disabled, reset.
-    until_told(&mut bed, &mut [&mut core], &open_again(5));
+    // Four times it was initialised as the other one: in its place, disabled, reset, let go.
+    until_told(&mut bed, &mut [&mut core], &open_again(6));
     end((bed, handle, core));
 }
 
@@ -504,6 +599,7 @@ fn closing_ends_a_recovery_and_an_absence() {
                 bed.model.faults(|plan| {
                     plan.never_disabled = true;
                     plan.reset_fails = true;
+                    plan.reopen_fails = true;
                 });
                 bed.model.fail();
             }
