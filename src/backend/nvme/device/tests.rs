@@ -428,7 +428,9 @@ fn without_proof_buffers_are_kept_from_everybody() {
     bench.settle_some();
     bench.halt();
     let held = bench.write(0, 0, &pattern(1, 512), false);
-    // They were held for too long.
+    bench.turn(0);
+    assert!(bench.cores[0].answered.is_empty(), "they are held");
+    // For too long.
     bench.pass(Settings::default().hold_max);
     bench.turn(0);
     let (result, buf) = bench.cores[0].answered.remove(&lost).unwrap();
