@@ -5,6 +5,10 @@
     clippy::tests_outside_test_module,
     reason = "this whole file is a test"
 )]
+#![expect(
+    clippy::disallowed_types,
+    reason = "the log of all threads of a daemon"
+)]
 
 #[path = "common/served.rs"]
 mod served;

@@ -176,8 +176,10 @@ fn seen(missing: &mut Missing, state: &mut State, now: Instant) -> Option<Arc<Ba
 
 #[cfg(test)]
 mod tests {
+    #[expect(clippy::disallowed_types, reason = "looks of tests are threads")]
+    use std::sync::Mutex;
     use std::sync::mpsc::Sender;
-    use std::sync::{Mutex, PoisonError, mpsc};
+    use std::sync::{PoisonError, mpsc};
 
     use super::*;
     use crate::reactor::clock;
