@@ -20,6 +20,9 @@
 # Environment:
 #   IIBD_VM_BUILD_TIMEOUT  seconds the whole build may take       (900)
 #   IIBD_VM_KERNEL         kernel metapackage                     (linux-image-amd64)
+#   IIBD_VM_KERNEL_DEBS    files of another kernel's packages, in its place: the image and its
+#                          modules.  Give it a cache of its own.  (Ubuntu's linux-image-unsigned-*
+#                          and linux-modules-* have iommufd, and VFIO without an IOMMU.)
 #
 # Host needs: bash, apt-get and dpkg-deb with Debian sources, xz, cpio, mke2fs.
 set -euo pipefail
@@ -90,10 +93,16 @@ if ! apt-cache -q show "$KMETA" open-iscsi > /dev/null 2>&1; then
 fi
 # resolve: "name version" of everything in the image, the kernel last.
 resolve() {
-    local kernel
+    local kernel image
     # shellcheck disable=SC2086  # a list of names
     apt-get -y "${APT[@]}" --simulate install $PACKAGES 2>> "$LOG" |
         sed -n 's/^Inst \([^ ]*\) (\([^ ]*\) .*/\1 \2/p' | sort -u
+    if [ -n "${IIBD_VM_KERNEL_DEBS:-}" ]; then
+        # shellcheck disable=SC2086  # a list of files
+        image=$(cat $IIBD_VM_KERNEL_DEBS | sha256sum) || return 1
+        echo "given-kernel ${image%% *}"
+        return
+    fi
     kernel=$(apt-cache "${APT[@]}" depends "$KMETA" 2>> "$LOG" |
         sed -n 's/^ *Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -n 1)
     [ -n "$kernel" ] || { echo "cannot resolve $KMETA" >> "$LOG"; return 1; }
@@ -116,7 +125,6 @@ if present && [ "$old" = "$key" ]; then
     exit 0
 fi
 kernel=$(tail -n 1 "$W/packages.txt"); kernel=${kernel%% *}
-release=${kernel#linux-image-}
 
 # shellcheck disable=SC2086
 apt-get -y "${APT[@]}" --download-only install $PACKAGES >> "$LOG" 2>&1
@@ -124,32 +132,45 @@ deb() { # deb NAME VERSION: path of the downloaded package
     find "$DEBS" -maxdepth 1 -name "$1_${2/:/%3a}_*.deb" | head -n 1
 }
 set -- $(tail -n 1 "$W/packages.txt")
-[ -n "$(deb "$1" "$2")" ] || (cd "$DEBS" && apt-get "${APT[@]}" download "$1=$2" >> "$LOG" 2>&1)
+[ -n "$(deb "$1" "$2")" ] || [ "$1" = given-kernel ] || (cd "$DEBS" && apt-get "${APT[@]}" download "$1=$2" >> "$LOG" 2>&1)
 
 # Merged-/usr links first, which tar keeps where a package has a directory.
 ROOT=$W/root KDIR=$W/kernel
 mkdir -p "$ROOT"/usr/{bin,sbin,lib,lib64}
 for d in bin sbin lib lib64; do ln -s usr/$d "$ROOT/$d"; done
+unpack() { # unpack FILE INTO
+    mkdir -p "$2"
+    dpkg-deb --fsys-tarfile "$1" | tar -x --keep-directory-symlink -C "$2" 2>> "$LOG"
+}
 while read -r name version; do
+    [ "$name" != given-kernel ] || continue
     f=$(deb "$name" "$version")
     [ -n "$f" ] || { echo "not downloaded: $name $version" >> "$LOG"; exit 1; }
     case $name in "$kernel") into=$KDIR ;; *) into=$ROOT ;; esac
-    mkdir -p "$into"
-    dpkg-deb --fsys-tarfile "$f" | tar -x --keep-directory-symlink -C "$into" 2>> "$LOG"
+    unpack "$f" "$into"
     echo "$f" >> "$W/used.txt"
 done < "$W/packages.txt"
 # What an older image needed goes, so that the cache does not grow for ever.
 find "$DEBS" -maxdepth 1 -name '*.deb' | { grep -vxFf "$W/used.txt" || true; } | xargs -r rm -f
 
 # ------------------------------------------------------------------ kernel --
-bz=$KDIR/boot/vmlinuz-$release
+for f in ${IIBD_VM_KERNEL_DEBS:-}; do unpack "$f" "$KDIR"; done
+[ -e "$KDIR/lib" ] || ln -s usr/lib "$KDIR/lib"
+bz=$(echo "$KDIR"/boot/vmlinuz-*)
+release=${bz##*/vmlinuz-}
 # The boot header (Documentation/arch/x86/boot.rst: setup_sects at 0x1f1,
 # payload_offset at 0x248, payload_length at 0x24c) tells where the ELF is.
 setup=$(od -An -tu1 -j 497 -N 1 "$bz" | tr -d ' ')
 # shellcheck disable=SC2046
 set -- $(od -An -tu4 -j 584 -N 8 "$bz")
 dd if="$bz" bs=4M iflag=skip_bytes,count_bytes skip=$(( (setup + 1) * 512 + $1 )) count="$2" \
-    status=none | xz -dc --single-stream > "$W/vmlinux" 2>> "$LOG"
+    status=none > "$W/payload"
+# (Both have something after the end, of which zstd complains.)
+case $(od -An -tx1 -N 4 "$W/payload" | tr -d ' ') in
+28b52ffd) zstd -dc "$W/payload" > "$W/vmlinux" 2>> "$LOG" || true ;;
+*)        xz -dc --single-stream "$W/payload" > "$W/vmlinux" 2>> "$LOG" ;;
+esac
+[ -s "$W/vmlinux" ]
 
 # kmod is run out of the unpacked tree by its own loader: the host needs none.
 kmod_run() { # kmod_run ARGV0 ARG...
@@ -163,7 +184,7 @@ MD=$KDIR/lib/modules/$release
 closure() {
     local m
     for m in "$@"; do
-        kmod_run modprobe -d "$KDIR" -S "$release" --show-depends "$m" 2>> "$LOG" |
+        { kmod_run modprobe -d "$KDIR" -S "$release" --show-depends "$m" 2>> "$LOG" || true; } |
             sed -n "s|^insmod .*/lib/modules/$release/\([^ ]*\).*|\1|p"
     done | awk '!seen[$0]++'
 }
@@ -172,7 +193,11 @@ mkdir -p "$DST"
 cp "$MD"/modules.{builtin,builtin.modinfo,order} "$DST/"
 # shellcheck disable=SC2086
 closure $MODULES > "$W/modules.txt"
-while read -r m; do install -D -m 644 "$MD/$m" "$DST/$m"; done < "$W/modules.txt"
+module() { # module FILE INTO: not compressed any more
+    mkdir -p "${2%/*}"
+    case $1 in *.zst) zstd -q -dc "$1" > "${2%.zst}" ;; *.xz) xz -dc "$1" > "${2%.xz}" ;; *) cp "$1" "$2" ;; esac
+}
+while read -r m; do module "$MD/$m" "$DST/$m"; done < "$W/modules.txt"
 kmod_run depmod -b "$ROOT" "$release" >> "$LOG" 2>&1
 
 # --------------------------------------------------------------- root disk --
@@ -200,14 +225,14 @@ mkdir -p "$I"/{bin,proc,sys,dev,root,lib}
 cp "$ROOT/bin/busybox" "$I/bin/busybox"
 n=10
 # shellcheck disable=SC2086
-for m in $(closure $BOOT_MODULES); do cp "$MD/$m" "$I/lib/$n-${m##*/}"; n=$((n + 1)); done
+for m in $(closure $BOOT_MODULES); do module "$MD/$m" "$I/lib/$n-${m##*/}"; n=$((n + 1)); done
 cat > "$I/init" <<'INIT'
 #!/bin/busybox sh
 B=/bin/busybox
 $B mount -t devtmpfs dev /dev
 $B mount -t proc proc /proc
 $B mount -t sysfs sys /sys
-for m in /lib/*.ko; do $B insmod $m; done
+for m in /lib/*.ko; do [ ! -e $m ] || $B insmod $m; done
 i=0
 while [ ! -b /dev/vda ] && [ $i -lt 100 ]; do $B usleep 20000; i=$((i + 1)); done
 $B mount -t ext4 -o noatime /dev/vda /root || { echo "initramfs: no root disk"; $B poweroff -f; }
