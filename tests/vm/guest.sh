@@ -10,12 +10,14 @@ guest_answer() {
     *) fail "the guest asks for $1" "nobody knows what that is" ;;
     esac
 }
+# end_parts: what a judge has begun beside the machine, ended with it
+end_parts() { :; }
 # guest_machine NAME LIMIT_S WORD...: boots a machine by run-vm.sh with these words (options,
 # script, arguments), counts what it prints, and answers what it asks for.  Sets $guest_status.
 guest_machine() {
     local name=$1 limit=$2 line bad=0
     shift 2
-    JUDGE_LATER='[ -z "$vm" ] || kill "$vm" 2>/dev/null'
+    JUDGE_LATER='[ -z "$vm" ] || kill "$vm" 2>/dev/null; end_parts'
     mkdir -p "$ROOT/target/vm" "$W/guest" "$W/answers"
     cp "$VM/guest/paths" "$W/guest/"
     rm -f "$W/lines"
