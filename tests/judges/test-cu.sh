@@ -26,9 +26,10 @@ run_suite() {
 test_cu() {
     local variant=$1 start=$EPOCHSECONDS took suite verdict name why
     bounded 10 iscsi-test-cu -l > "$W/list" || fail "list" "iscsi-test-cu -l: exit $?"
-    # The lines of the list that hold for this variant; they keep their numbers.
-    awk -v kinds=" $kinds " '$1 !~ /^#/ && NF { k = "whole"; if ($1 ~ /@/) { k = $1; sub(/.*@/, "", k); sub(/@[^ ]*/, "") }
-            if (!index(kinds, " " k " ")) $0 = "" } { print }' "$EXPECTED" > "$W/expected"
+    # The lines of the list that hold for this variant and its part; they keep their numbers.
+    awk -v kinds=" $kinds " -v parts=" $parts " '$1 !~ /^#/ && NF { k = "whole"; if ($1 ~ /@/) { k = $1; sub(/.*@/, "", k); sub(/@[^ ]*/, "") }
+            s = $1; sub(/\..*/, "", s)
+            if (!index(kinds, " " k " ") || (parts !~ /^ *$/ && !index(parts, " " s " "))) $0 = "" } { print }' "$EXPECTED" > "$W/expected"
     awk -F. -v f="${family:-*}" -v parts=" $parts " 'NF == 3 && (f == "*" || $1 == f) && (parts ~ /^ *$/ || index(parts, " " $2 " "))' "$W/list" > "$W/tests"
     awk -F. '{ print $2 "." $3 }' "$W/tests" > "$W/all"
     # What is left out is left out by naming the others.
