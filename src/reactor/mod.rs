@@ -381,7 +381,8 @@ impl Reactor {
     /// `true`: there was work, or no sleep.
     fn sleep(&mut self) -> bool {
         let outboxes_wait = self.control.is_waiting() || self.cores.iter().any(Outbox::is_waiting);
-        if outboxes_wait || !self.inbox.prepare_sleep() {
+        // A device that is polled refuses every sleep: nothing is announced, no doorbell emptied.
+        if outboxes_wait || self.backends.needs_poll() || !self.inbox.prepare_sleep() {
             return true;
         }
         // Who passes frames on looks at the same flag as who sends messages.
