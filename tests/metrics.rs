@@ -211,7 +211,8 @@ fn logins_are_counted_by_what_became_of_them() {
     let stranger = TcpInitiator::connect(address, login(), TIMEOUT);
     assert!(stranger.is_err(), "CHAP is required");
     let nowhere = iiblockdaemon::testing::Config::new(INITIATOR, "iqn.2026-11.io.iiblockdaemon:no");
-    assert!(TcpInitiator::connect(address, nowhere, TIMEOUT).is_err());
+    let stranger = TcpInitiator::connect(address, nowhere, TIMEOUT);
+    assert!(stranger.is_err(), "there is no such target");
     let mut it = TcpInitiator::connect(address, with_chap(), TIMEOUT).unwrap();
     let page = until(to, "a login", |page| {
         page.value("iiblockdaemon_logins_total") == 1.0
@@ -312,7 +313,7 @@ fn what_is_wrong_is_refused_and_forgotten() {
     let to = endpoint(&served);
     let huge = [
         b"GET /metrics HTTP/1.1\r\nHost: a\r\nA: ",
-        &[b'x'; 64 << 10][..],
+        &b"x".repeat(64 << 10)[..],
     ]
     .concat();
     let fields = b"A: b\r\n".repeat(200);

@@ -4,8 +4,8 @@
 //! Each value has one writer and is good by itself: none of them guards memory. The bound of the
 //! tables is what the configuration has of cores and units, and the statuses of RFC 7143 §11.13.5.
 
-use std::sync::{Arc, OnceLock, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use crate::backend::{Backing, UnitIndex, Usage};

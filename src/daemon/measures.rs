@@ -72,11 +72,7 @@ struct Found<'a> {
 }
 
 impl Measures {
-    pub(super) fn new(
-        config: &Config,
-        board: &Arc<Board>,
-        hearts: Vec<Arc<Heartbeat>>,
-    ) -> Self {
+    pub(super) fn new(config: &Config, board: &Arc<Board>, hearts: Vec<Arc<Heartbeat>>) -> Self {
         let units = config.logical_units.iter().map(|unit| unit.name.clone());
         let started = clock::Calendar::read().unix_ms(clock::now());
         Self {

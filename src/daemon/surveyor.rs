@@ -359,7 +359,7 @@ impl Watched {
         let unit = &self.name;
         match ready {
             ReadyState::Ready if is_back => {
-                info!(unit, "the unit is back, and initiators are told")
+                info!(unit, "the unit is back, and initiators are told");
             }
             ReadyState::Ready => info!(unit, "the unit is ready again"),
             ReadyState::NotReady(reason) => error!(unit, "the unit is not ready: {reason:?}"),
@@ -584,7 +584,9 @@ mod tests {
         let spec = Spec::new(Kind::Null { bytes: 1 << 20 });
         let backing = Backing::open(&spec).unwrap();
         let policy = Policy::default();
-        let mut unit = Watched::new((UnitIndex(0), "one"), policy, &backing, clock::now());
+        let now = clock::now();
+        let at = (now, &Arc::new(Board::new(1, 1, now)));
+        let mut unit = Watched::new((UnitIndex(0), "one"), policy, &backing, at);
         let failed = News::Ready(ReadyState::NotReady(NotReadyReason::Failed));
         let absent = News::Ready(ReadyState::NotReady(NotReadyReason::Absent));
         for (absences, readiness, news) in [

@@ -77,7 +77,7 @@ impl Events {
 
     /// A namespace could not be looked at: all are, so much later.
     pub(super) fn look_again(&mut self, now: Instant, after: Duration) {
-        self.look_at = self.look_at.or(now.checked_add(after));
+        self.look_at = self.look_at.or_else(|| now.checked_add(after));
     }
 
     /// A request has completed.

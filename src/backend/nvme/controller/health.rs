@@ -15,7 +15,7 @@ const SUMMARY: Duration = Duration::from_secs(3600);
 /// Entries of the error log that are read: a page of them.
 const ERRORS_READ: u16 = 64;
 /// Lines about them at most, each time.
-const ERROR_LINES: usize = 8;
+const ERROR_LINES: usize = 4;
 /// 0 °C.
 const FREEZING_KELVIN: i32 = 273;
 

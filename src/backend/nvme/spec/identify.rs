@@ -349,13 +349,13 @@ impl Identifiers {
     /// Whether one of `old` is another one now, or is missing. One more says nothing: it could not
     /// be read before.
     pub(crate) fn differ_from(&self, old: &Self) -> bool {
-        fn other<T: PartialEq>(old: Option<T>, new: Option<T>) -> bool {
+        fn other<T: PartialEq>(old: &Option<T>, new: &Option<T>) -> bool {
             old.is_some() && old != new
         }
-        other(old.nguid, self.nguid)
-            || other(old.eui64, self.eui64)
-            || other(old.uuid, self.uuid)
-            || other(old.command_set, self.command_set)
+        other(&old.nguid, &self.nguid)
+            || other(&old.eui64, &self.eui64)
+            || other(&old.uuid, &self.uuid)
+            || other(&old.command_set, &self.command_set)
     }
 
     /// All zeroes stand for none.

@@ -46,7 +46,7 @@ fn what_a_unit_without_a_cache_has_changed_survives_a_power_cut() {
             let tag = bench.submit_to(0, 3, change);
             assert_eq!(bench.wait(0, tag).0, Ok(()));
         }
-        assert!(!bench.namespace.empties_cache(), "nothing stays in it");
+        assert!(!bench.namespace.empties_cache(false), "nothing stays in it");
         bench.model.power_cut();
         let durable = |lba: u64| bench.model.durable_block(NSID, lba);
         assert!(
