@@ -2,7 +2,8 @@
 //!
 //! Every few seconds it opens each of them as the start does, with all that is checked and locked
 //! then; but no file is created, as the file system that it belongs on may not be mounted yet. Why
-//! that fails is logged when it is another reason than the last time.
+//! that fails is logged when it is another reason than the last time; where it is the same one, and
+//! the look was more than a glance, the next one comes later and later.
 //!
 //! Each look has a thread of its own, which ends with it: opening may wait for as long as a disk or
 //! a file system likes, and holds up no other. One that takes long is made less often.
@@ -21,6 +22,9 @@ use crate::scsi::provisioning::Policy;
 const INTERVAL: Duration = Duration::from_secs(5);
 /// The same at least, however long a look takes.
 const INTERVAL_MAX: Duration = Duration::from_secs(300);
+/// A look that takes longer does something to the device, such as resetting it: one that finds what
+/// the last one did is followed by twice the pause.
+const BRIEF: Duration = Duration::from_millis(50);
 /// A look takes at most one part in so many of the time.
 const DUTY: u32 = 20;
 /// Looks under way at a time.
@@ -56,8 +60,16 @@ enum State {
 
 /// See the module.
 pub(super) struct Finder {
-    sought: Vec<(Missing, State)>,
+    sought: Vec<Sought>,
     look: Look,
+}
+
+#[derive(Debug)]
+struct Sought {
+    missing: Missing,
+    state: State,
+    /// Between the last look and the next.
+    pause: Duration,
 }
 
 impl std::fmt::Debug for Finder {
@@ -74,7 +86,11 @@ impl Finder {
     }
 
     fn with(missing: Vec<Missing>, now: Instant, look: Look) -> Self {
-        let wait = |missing| (missing, State::Waiting(now + INTERVAL));
+        let wait = |missing| Sought {
+            missing,
+            state: State::Waiting(now + INTERVAL),
+            pause: INTERVAL,
+        };
         Self {
             sought: missing.into_iter().map(wait).collect(),
             look,
@@ -86,11 +102,11 @@ impl Finder {
     pub(super) fn turn(&mut self, now: Instant, all: bool) -> Vec<Found> {
         let mut found = Vec::new();
         let mut at = 0;
-        while let Some((missing, state)) = self.sought.get_mut(at) {
-            match seen(missing, state, now) {
+        while let Some(sought) = self.sought.get_mut(at) {
+            match sought.seen(now) {
                 None => at += 1,
                 Some(backing) => {
-                    let (missing, _) = self.sought.remove(at);
+                    let Sought { missing, .. } = self.sought.remove(at);
                     found.push(Found {
                         unit: missing.unit,
                         name: missing.name,
@@ -100,9 +116,9 @@ impl Finder {
                 }
             }
         }
-        let looking = |(_, state): &&(_, State)| matches!(state, State::Looking { .. });
+        let looking = |sought: &&Sought| matches!(sought.state, State::Looking { .. });
         let mut free = LOOKS_MAX.saturating_sub(self.sought.iter().filter(looking).count());
-        for (missing, state) in &mut self.sought {
+        for Sought { missing, state, .. } in &mut self.sought {
             let due = matches!(state, State::Waiting(until) if all || now >= *until);
             if due && free > 0 {
                 free -= 1;
@@ -114,7 +130,7 @@ impl Finder {
 
     /// How long there is nothing to do; for ever where nothing is missing.
     pub(super) fn pause(&self, now: Instant) -> Duration {
-        let pause = self.sought.iter().map(|(_, state)| match state {
+        let pause = self.sought.iter().map(|sought| match &sought.state {
             // One that is due waits for the end of others, seen soon enough.
             State::Waiting(until) => until.saturating_duration_since(now).max(SOON),
             State::Looking { since, .. } if now.saturating_duration_since(*since) < LATER => SOON,
@@ -148,30 +164,40 @@ fn begin(spec: &Spec, look: &Look, now: Instant) -> State {
     }
 }
 
-/// Takes what a look has found, if it has ended.
-fn seen(missing: &mut Missing, state: &mut State, now: Instant) -> Option<Arc<Backing>> {
-    let State::Looking { since, found } = state else {
-        return None;
-    };
-    let looked = match found.try_recv() {
-        Ok(looked) => looked,
-        Err(TryRecvError::Empty) => return None,
-        Err(TryRecvError::Disconnected) => Some(Err("the look for it has ended badly".to_owned())),
-    };
-    let took = now.saturating_duration_since(*since);
-    *state = State::Waiting(now + (took * DUTY).clamp(INTERVAL, INTERVAL_MAX));
-    let why = match looked? {
-        Ok(backing) => return Some(backing),
-        Err(why) => why,
-    };
-    if why != missing.why {
-        error!(
-            "NOT READY: logical_unit \"{}\": backend: {why}",
-            missing.name
-        );
-        missing.why = why;
+impl Sought {
+    /// Takes what a look has found, if it has ended.
+    fn seen(&mut self, now: Instant) -> Option<Arc<Backing>> {
+        let State::Looking { since, found } = &self.state else {
+            return None;
+        };
+        let looked = match found.try_recv() {
+            Ok(looked) => looked,
+            Err(TryRecvError::Empty) => return None,
+            Err(TryRecvError::Disconnected) => {
+                Some(Err("the look for it has ended badly".to_owned()))
+            }
+        };
+        let took = now.saturating_duration_since(*since);
+        let why = match looked {
+            Some(Ok(backing)) => return Some(backing),
+            Some(Err(why)) => Some(why),
+            None => None,
+        };
+        let is_news = why.as_ref().is_some_and(|why| *why != self.missing.why);
+        self.pause = if took > BRIEF && !is_news {
+            self.pause * 2
+        } else {
+            INTERVAL
+        };
+        self.pause = self.pause.max(took * DUTY).min(INTERVAL_MAX);
+        self.state = State::Waiting(now + self.pause);
+        if let Some(why) = why.filter(|_| is_news) {
+            let name = &self.missing.name;
+            error!("NOT READY: logical_unit \"{name}\": backend: {why}");
+            self.missing.why = why;
+        }
+        None
     }
-    None
 }
 
 #[cfg(test)]
@@ -210,7 +236,7 @@ mod tests {
     }
 
     fn waits(finder: &Finder) -> bool {
-        let waits = |(_, state): &(_, State)| matches!(state, State::Waiting(_));
+        let waits = |sought: &Sought| matches!(sought.state, State::Waiting(_));
         finder.sought.iter().all(waits)
     }
 
@@ -237,14 +263,14 @@ mod tests {
             found
         };
         assert!(look(&mut finder).is_empty() && !path.exists());
-        assert_eq!(finder.sought[0].0.why, "");
+        assert_eq!(finder.sought[0].missing.why, "");
         // A folder in its place is refused.
         std::fs::create_dir(&path).unwrap();
         assert!(look(&mut finder).is_empty());
-        let why = finder.sought[0].0.why.clone();
+        let why = finder.sought[0].missing.why.clone();
         assert!(why.contains("name a file"), "{why}");
         assert!(look(&mut finder).is_empty());
-        assert_eq!(finder.sought[0].0.why, why);
+        assert_eq!(finder.sought[0].missing.why, why);
         std::fs::remove_dir(&path).unwrap();
         std::fs::write(&path, [7; 4096]).unwrap();
         let found = look(&mut finder);
@@ -313,16 +339,16 @@ mod tests {
         let mut finder = Finder::with(all.collect(), now, look);
         finder.turn(now, true);
         finder.turn(now, true);
-        let is_looking = |(_, state): &&(Missing, State)| matches!(state, State::Looking { .. });
+        let is_looking = |sought: &&Sought| matches!(sought.state, State::Looking { .. });
         let looking = |finder: &Finder| finder.sought.iter().filter(is_looking).count();
         assert_eq!(looking(&finder), LOOKS_MAX);
         drop(go);
         let took = Duration::from_secs(10);
         turn_until(&mut finder, now + took, |finder| {
-            let sick = |(missing, _): &(Missing, State)| missing.why == "it is sick";
+            let sick = |sought: &Sought| sought.missing.why == "it is sick";
             finder.sought.iter().all(sick) && waits(finder)
         });
-        let next = |(_, state): &(Missing, State)| match state {
+        let next = |sought: &Sought| match &sought.state {
             State::Waiting(until) => *until - now - took,
             State::Looking { .. } => Duration::ZERO,
         };
@@ -330,5 +356,26 @@ mod tests {
         next.sort_unstable();
         assert_eq!(next[0], INTERVAL, "the one that began last took no time");
         assert_eq!(next[1..], [took * DUTY; LOOKS_MAX]);
+    }
+    #[test]
+    fn what_is_found_again_is_looked_for_less_often_unless_it_is_asked_for() {
+        let look: Look = Arc::new(|_: &Spec| Some(Err("it has other blocks".to_owned())));
+        let mut now = clock::now();
+        let mut finder = Finder::with(vec![missing(0, Kind::Null { bytes: 0 })], now, look);
+        let mut pauses = Vec::new();
+        for _ in 0..6 {
+            finder.turn(now, true);
+            // It takes as long as a reset does.
+            now += BRIEF * 2;
+            turn_until(&mut finder, now, waits);
+            pauses.push(finder.pause(now).as_secs());
+        }
+        assert_eq!(pauses, [5, 10, 20, 40, 80, 160]);
+        for _ in 0..2 {
+            finder.turn(now, true);
+            now += BRIEF * 2;
+            turn_until(&mut finder, now, waits);
+        }
+        assert_eq!(finder.pause(now), INTERVAL_MAX);
     }
 }
