@@ -498,10 +498,11 @@ impl Daemon {
             }
             Phase::Finishing { until } => {
                 if self.cores.iter().all(|core| core.stopped) {
+                    // First: a device that it has found late is with a core, or with nobody.
+                    self.surveyor.end();
                     cores::end(&mut self.cores);
                     self.tell_use(now);
                     self.devices.close();
-                    self.surveyor.end();
                     self.api = None;
                     Backing::finish_all();
                     self.narrator.finish();

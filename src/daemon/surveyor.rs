@@ -208,6 +208,10 @@ impl Rounds {
             }
             self.tell_what_came();
             for watched in &mut self.watched {
+                if self.came.iter().any(|(unit, _)| *unit == watched.unit) {
+                    // Its home has not heard yet that it has come.
+                    continue;
+                }
                 let now = clock::now();
                 let Some(backing) = watched.backing.upgrade() else {
                     // The daemon ends.
