@@ -324,7 +324,7 @@ impl LogicalUnit {
             }
             Update::Mode { current, saved } => {
                 if *saved {
-                    self.kept.mode = Some(*current);
+                    self.kept.mode = Some(self.mode_to_keep(*current));
                 }
                 self.set_mode(*current);
             }

@@ -121,6 +121,7 @@ mod tests {
     use super::*;
     use crate::scsi::provisioning::{Policy, Threshold};
     use crate::scsi::sense::{AdditionalSense, SenseKey};
+    use crate::scsi::spc::mode_pages::ModeParameters;
     use crate::scsi::testbed::{self, Bench};
 
     fn unit() -> LogicalUnit {
@@ -196,6 +197,37 @@ mod tests {
         assert!(unit.mode().contains(unit.mode_default()));
         let other = testbed::info(512, 8);
         assert!(unit.decide_news(&News::Device(other)).is_nothing());
+    }
+
+    #[test]
+    fn what_is_saved_without_a_device_says_nothing_of_its_cache() {
+        let missing = NotReadyReason::Missing;
+        let mut unit = LogicalUnit::without_device(testbed::identity(), false, missing);
+        for current in [ModeParameters::D_SENSE, ModeParameters::empty()] {
+            unit.apply(&Update::Mode {
+                current,
+                saved: true,
+            });
+        }
+        let mut info = testbed::info(4096, 1000);
+        info.write_cache = true;
+        take(&mut unit, &News::Device(info.clone()));
+        assert_eq!(unit.mode(), ModeParameters::WCE);
+        assert!(!unit.write_through());
+        // What was turned off where it could be stays so.
+        unit.apply(&Update::Mode {
+            current: ModeParameters::TAS,
+            saved: true,
+        });
+        assert!(unit.write_through());
+        let mut later = LogicalUnit::without_device(testbed::identity(), false, missing);
+        later.restore(unit.non_volatile().clone());
+        later.apply(&Update::Mode {
+            current: ModeParameters::D_SENSE,
+            saved: true,
+        });
+        take(&mut later, &News::Device(info));
+        assert_eq!(later.mode(), ModeParameters::D_SENSE);
     }
 
     #[test]

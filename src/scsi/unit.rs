@@ -333,6 +333,14 @@ impl LogicalUnit {
         saved & changeable | (default - changeable)
     }
 
+    /// What is kept of current values that are to be saved: what cannot be changed here stays as it
+    /// was, for a device that can and comes later.
+    pub(super) fn mode_to_keep(&self, current: ModeParameters) -> ModeParameters {
+        let changeable = self.mode_changeable();
+        let before = self.kept.mode.unwrap_or(ModeParameters::all());
+        current & changeable | (before - changeable)
+    }
+
     pub(super) fn set_mode(&mut self, mode: ModeParameters) {
         self.mode = mode;
         self.write_protected = self.read_only || mode.contains(ModeParameters::SWP);
