@@ -27,6 +27,8 @@ pub(super) struct Core {
     info: DeviceInfo,
     /// Logical blocks, which only ever grow: `info.blocks` are those at opening.
     blocks: AtomicU64,
+    /// Requests that have failed.
+    failures: AtomicU64,
 }
 
 /// What there is behind a unit. One `match` per request, in [`Set`](super::Set).
@@ -95,6 +97,7 @@ impl Backing {
             core: Arc::new(Core {
                 device,
                 blocks: AtomicU64::new(info.blocks),
+                failures: AtomicU64::new(0),
                 info,
             }),
             faults: None,
@@ -164,6 +167,16 @@ impl Backing {
             Device::NvmeKernel(object) => object.forget_cache_lost(),
             Device::Memory(_) | Device::Null => {}
         }
+    }
+
+    /// Requests that have failed at the device since it was opened.
+    pub fn failures(&self) -> u64 {
+        self.core.failures.load(Relaxed)
+    }
+
+    /// A core's: one has.
+    pub(super) fn add_failure(&self) {
+        self.core.failures.fetch_add(1, Relaxed);
     }
 
     /// Capacity in logical blocks, as of now.

@@ -202,6 +202,15 @@ impl Set {
         }
     }
 
+    /// Counts a request of somebody's that has failed at the device of `unit`.
+    #[cold]
+    pub fn add_failure(&self, unit: UnitIndex) {
+        let backing = self.units.get(usize::from(unit.0)).and_then(Option::as_ref);
+        if let Some(backing) = backing {
+            backing.add_failure();
+        }
+    }
+
     /// Starts a request. Its completion comes out of a later [`Set::poll`], whatever happens.
     pub fn submit(&mut self, request: Request) {
         if self.may_fault {

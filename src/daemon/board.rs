@@ -80,7 +80,6 @@ pub(super) struct CoreNotes {
 /// What is known of a logical unit.
 #[derive(Debug, Default)]
 pub(super) struct UnitNotes {
-    errors: AtomicU64,
     /// What is behind it, once that was there.
     backing: OnceLock<Weak<Backing>>,
     /// The others were found.
@@ -131,8 +130,7 @@ impl Board {
             }
             Event::Ended(obituary) if obituary.in_order => &self.logged_out,
             Event::Ended(_) => &self.lost,
-            Event::DeviceError { unit, .. } => &self.units[usize::from(unit.0)].errors,
-            Event::Trouble(_) | Event::Account(_) => return,
+            Event::DeviceError { .. } | Event::Trouble(_) | Event::Account(_) => return,
         };
         counter.fetch_add(1, Relaxed);
     }
@@ -231,10 +229,6 @@ impl UnitNotes {
         self.backing.get()?.upgrade()
     }
 
-    pub(super) fn errors(&self) -> u64 {
-        self.errors.load(Relaxed)
-    }
-
     /// Where there is something to say of it.
     pub(super) fn usage(&self) -> Option<Usage> {
         self.measured.load(Relaxed).then(|| Usage {
@@ -249,7 +243,6 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::backend::IoError;
     use crate::reactor::clock;
 
     #[test]
@@ -299,20 +292,13 @@ mod tests {
             why: String::new(),
         };
         board.tell(&broken);
-        for _ in 0..2 {
-            board.tell(&Event::DeviceError {
-                unit: UnitIndex(1),
-                error: IoError::Resource,
-            });
-        }
         board.tell(&Event::Trouble(String::new()));
         assert_eq!((board.broken(), board.logins()), (1, 0));
         assert_eq!(board.ended(), [("logout", 0), ("lost", 0)]);
         assert!(board.refused().all(|(_, count)| count == 0));
-        let [first, second] = board.units() else {
+        let [first, _] = board.units() else {
             panic!("two units");
         };
-        assert_eq!((first.errors(), second.errors()), (0, 2));
         assert_eq!(first.usage(), None);
         let usage = Usage {
             used: 1,

@@ -157,8 +157,8 @@ impl Measures {
             let lost = backing.write_cache_lost();
             page.add(&f::UNIT_CACHE_LOST, &[unit.name], lost);
         }
-        for unit in shown {
-            page.add(&f::UNIT_ERRORS, &[unit.name], unit.notes.errors());
+        for (unit, backing) in shown.iter().filter_map(Found::open) {
+            page.add(&f::UNIT_ERRORS, &[unit.name], backing.failures());
         }
     }
 

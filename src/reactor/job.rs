@@ -99,12 +99,14 @@ impl Reactor {
                 running.is_short = true;
                 if !std::mem::replace(&mut running.shortage_told, true) {
                     let error = IoError::Resource;
+                    self.backends.add_failure(unit);
                     self.tell(Event::DeviceError { unit, error });
                 }
             }
             JobStep::Done(result) => {
                 running.ended = Some((result.is_ok(), true));
                 if let Err(error) = result {
+                    self.backends.add_failure(unit);
                     self.tell(Event::DeviceError { unit, error });
                 }
                 self.ask_to_end_job(unit, result.is_ok());

@@ -549,12 +549,14 @@ impl Reactor {
         for Completion { token, result, buf } in run {
             let (_, task) = session::unpack(token.finish());
             if let Err(error) = result
-                && self.device_errors_told < DEVICE_ERRORS_PER_TICK
                 && let Some(unit) = failed_unit(&mut entry.session, task, error)
             {
-                self.device_errors_told += 1;
-                let event = Event::DeviceError { unit, error };
-                self.control.send(ToControl::Tell(Box::new(event)));
+                self.backends.add_failure(unit);
+                if self.device_errors_told < DEVICE_ERRORS_PER_TICK {
+                    self.device_errors_told += 1;
+                    let event = Event::DeviceError { unit, error };
+                    self.control.send(ToControl::Tell(Box::new(event)));
+                }
             }
             entry.session.complete(env, task, result, buf);
         }
