@@ -336,34 +336,37 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
         }
     }
 
-    /// Obeys orders and takes a batch of completions.
+    /// Takes a batch of completions and obeys orders: in this sequence, since a flush that has
+    /// failed would be sent again behind `Halt`, and vouch for what it has lost.
     pub(crate) fn poll(&mut self, ready: &mut VecDeque<Completion>) {
+        match &self.state {
+            State::Live(_) => self.reap(ready),
+            State::Guest(_, lane) => {
+                let lane = Arc::clone(lane);
+                self.take_returns(&lane, ready);
+            }
+            State::Joining | State::Halted | State::Held | State::Failed => {}
+        }
         for _ in 0..ORDERS_BURST {
             let Some(order) = self.end.orders.take() else {
                 break;
             };
             self.obey(order, ready);
         }
-        match &self.state {
-            State::Live(_) => {
-                self.reap(ready);
-                // Behind what has completed: a core that was held up finds nothing late.
-                self.tell_late();
-            }
-            State::Guest(_, lane) => {
-                let lane = Arc::clone(lane);
-                self.take_returns(&lane, ready);
-                self.tell_late();
-            }
-            State::Joining | State::Halted | State::Held | State::Failed => {}
-        }
+        // Behind what has completed: a core that was held up finds nothing late.
+        self.tell_late();
         if !self.lanes.is_empty() {
             self.forget_guests();
         }
     }
 
     fn reap(&mut self, ready: &mut VecDeque<Completion>) {
-        let batch = (self.handle.limits.queue_entries / 4).max(1);
+        let entries = self.handle.limits.queue_entries;
+        // All there is where an order may end the reading.
+        let batch = match self.end.orders.is_empty() {
+            true => (entries / 4).max(1),
+            false => entries,
+        };
         for _ in 0..batch {
             let Some(completion) = self.ring.take() else {
                 break;

@@ -497,6 +497,9 @@ fn requests_are_held_for_a_while_and_then_told_to_come_again() {
 fn a_controller_that_was_taken_away_is_absent() {
     let mut bench = Bench::opened(33);
     bench.handle.facts.set_state(State::Gone);
+    bench
+        .model
+        .faults(|plan| plan.once(Match::any_io(), Action::Drop));
     bench.order_all(|| Order::Fail);
     let before = bench.read(0, 0, 1);
     assert_eq!(bench.wait(0, before).0, Err(IoError::Absent));

@@ -1,7 +1,9 @@
 //! What was said to be on the medium is there when power fails.
 
+use super::super::super::bar::Bar;
+use super::super::super::dma::Quiet;
 use super::bench::{Bench, NSID, geometry, limits, pattern};
-use super::{Limits, Operation, zero};
+use super::{Action, IoError, Limits, Match, Operation, Order, Status, io, zero};
 
 #[test]
 fn what_was_flushed_or_written_through_survives_a_power_cut() {
@@ -55,5 +57,44 @@ fn what_a_unit_without_a_cache_has_changed_survives_a_power_cut() {
                 .eq(data[..512 * 16].iter().copied())
         );
         assert!((16..64).flat_map(durable).all(|byte| byte == 0));
+    }
+}
+
+#[test]
+fn a_flush_that_has_failed_is_not_sent_again_by_a_halt() {
+    for guests in [0, 1] {
+        let mut bench = Bench::with(16, limits(), geometry(), 1 + guests);
+        bench.open(1);
+        bench.turn(0);
+        let data = pattern(1, 512);
+        let tag = bench.write(guests, 0, &data, false);
+        assert_eq!(bench.wait(guests, tag).0, Ok(()));
+        let fault = Action::Status(Status::WRITE_FAULT);
+        bench
+            .model
+            .faults(|plan| plan.once(Match::io(io::FLUSH), fault));
+        // Behind more than one batch.
+        let reads: Vec<_> = (0..8).map(|_| bench.read(guests, 0, 1)).collect();
+        let flush = bench.submit(guests, Operation::Flush);
+        bench.core_turn(guests, 0);
+        if guests > 0 {
+            bench.core_turn(0, 0);
+            bench.model.settle();
+            for _ in 0..4 {
+                bench.core_turn(0, 0);
+            }
+        }
+        // The completion is there, and the order to halt comes before anybody has looked at it.
+        bench.model.settle();
+        bench.halt();
+        for read in reads {
+            assert_eq!(bench.wait(guests, read).0, Ok(()));
+        }
+        assert_eq!(bench.wait(guests, flush).0, Err(IoError::WriteFault));
+        bench.handle.bar.reset().unwrap();
+        bench.order_all(|| Order::Quiet(Quiet::FunctionReset));
+        bench.open(1);
+        let flush = bench.submit(guests, Operation::Flush);
+        assert_eq!(bench.wait(guests, flush).0, Err(IoError::WriteCacheLost));
     }
 }
