@@ -558,6 +558,8 @@ impl Patience {
 
 /// How many times as long.
 const LONG: u32 = 2;
+/// What the keeper has at least to send an Abort.
+const ABORT_PAUSE: Duration = Duration::from_millis(50);
 
 impl Settings {
     /// How long a command may be outstanding before it is aborted; then it has as long as one of
@@ -567,6 +569,18 @@ impl Settings {
             Patience::Short => self.io_timeout,
             Patience::Long => self.io_timeout * LONG,
         }
+    }
+
+    /// How long after a command was late its Abort may be sent; what has not ended by then is left
+    /// to its second deadline.
+    pub(crate) fn aborted_within(&self) -> Duration {
+        (self.io_timeout / 16).max(ABORT_PAUSE)
+    }
+
+    /// How long no other command has the CID of one that has ended and may be aborted: longer than
+    /// [`aborted_within`](Self::aborted_within), for the Abort to be carried out.
+    pub(crate) fn rest(&self) -> Duration {
+        self.aborted_within() * 2
     }
 }
 

@@ -20,7 +20,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
 
@@ -93,6 +93,8 @@ pub(crate) enum Note<D: DmaSpace> {
         generation: Generation,
         id: CommandId,
         again: bool,
+        /// When the core saw it.
+        at: Instant,
     },
     /// The controller broke a rule and cannot be trusted: it is to be reset.
     Broken(Generation, Breach),

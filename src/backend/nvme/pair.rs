@@ -249,7 +249,7 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
             State::Guest(_, lane) => {
                 let (tag, entry) = (id.0, entry);
                 if lane.commands.push(Foreign { tag, entry }).is_err() {
-                    self.slots.release(id);
+                    self.slots.release(id, now);
                     self.requests.put_back(part, None);
                     return false;
                 }
@@ -393,10 +393,10 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
         let State::Live(grant) = &self.state else {
             return Ok(());
         };
-        let id = completion.id();
+        let (id, rested) = (completion.id(), self.rested());
         let checked = Ring::check(completion, grant);
         let released = checked.and_then(|()| {
-            let released = self.slots.release(id);
+            let released = rested.and_then(|rested| self.slots.release(id, rested));
             released.ok_or(Breach::UnknownCommand(id.0))
         });
         match released.map_err(|breach| (grant.generation, breach))? {
@@ -415,7 +415,10 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
             let Some(returned) = lane.returns.pop() else {
                 return;
             };
-            if let Some(Origin::Own(part)) = self.slots.release(CommandId(returned.tag)) {
+            let id = CommandId(returned.tag);
+            if let Some(rested) = self.rested()
+                && let Some(Origin::Own(part)) = self.slots.release(id, rested)
+            {
                 self.ended(part, returned.completion.status(), ready);
             }
         }
@@ -608,7 +611,12 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
         }
     }
 
-    /// Tells the keeper of commands that are late.
+    /// Until when the slot rests of a command that ends now. `None`: nothing was ever sent.
+    fn rested(&self) -> Option<Instant> {
+        self.now.map(|now| now + self.handle.settings.rest())
+    }
+
+    /// Tells the keeper of commands that are late, as far as their slots may rest.
     fn tell_late(&mut self) {
         let (generation, is_guest) = match &self.state {
             State::Live(grant) => (grant.generation, false),
@@ -622,13 +630,19 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
                 generation,
                 id,
                 again,
+                at: now,
             };
             // A guest does not know by what CID it could be aborted.
-            let tells = again || !is_guest;
+            let abortable = !again && !is_guest && self.slots.has_abortable();
+            let tells = again || abortable;
             if tells && let Err(Unsent::Full(_)) = self.end.send(note) {
                 return;
             }
-            self.slots.told(late, now + self.timeout(Patience::Short));
+            if !tells && !is_guest {
+                Counters::add(&self.handle.facts.counters.timeouts, 1);
+            }
+            let deadline = now + self.timeout(Patience::Short);
+            self.slots.told(late, deadline, abortable);
         }
     }
 

@@ -9,9 +9,11 @@
 //! the same time, from when it is sent. One that was late waits behind those of short patience,
 //! since then it has as long as they have.
 //!
-//! The slot of a command that was late rests when it has ended, until its deadline: somebody may be
-//! about to abort it by its CID, which must not be another's by then.
+//! The slot of a command that may be aborted by its CID rests a little when it has ended: an Abort
+//! may still be under way, and must not meet another command. A share of the slots at most is for
+//! such commands, so that a controller that paused is not held up by slots that rest.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::facts::{Patience, QUEUE_ENTRIES_MAX};
@@ -25,6 +27,8 @@ const _: () = assert!(
     QUEUE_ENTRIES_MAX <= 1 << NUMBER_BITS,
     "with a slot less than entries, all ones is no slot"
 );
+/// One slot of so many, and at least one, may be of a command that may be aborted, or rest.
+const ABORTABLE_SHARE: usize = 4;
 /// No slot.
 const NONE: u16 = u16::MAX;
 
@@ -82,8 +86,7 @@ struct Slot {
 enum State {
     Free,
     Taken(Command),
-    /// Until then.
-    Resting(Instant),
+    Resting,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +94,8 @@ struct Command {
     origin: Origin,
     deadline: Instant,
     lateness: Lateness,
+    /// By its CID.
+    abortable: bool,
 }
 
 /// The ends of a list.
@@ -105,7 +110,10 @@ struct Ends {
 pub(crate) struct Slots {
     slots: Box<[Slot]>,
     free: Vec<u16>,
-    resting: usize,
+    /// Slots that rest, and until when: in order.
+    resting: VecDeque<(Instant, u16)>,
+    /// Those, and the ones of commands that may be aborted.
+    abortable: usize,
     lists: [Ends; Patience::ALL.len()],
 }
 
@@ -127,14 +135,15 @@ impl Slots {
         Self {
             slots: (0..count).map(slot).collect(),
             free: (0..count).rev().collect(),
-            resting: 0,
+            resting: VecDeque::with_capacity(usize::from(count)),
+            abortable: 0,
             lists: [ends; Patience::ALL.len()],
         }
     }
 
     /// Commands that are outstanding.
     pub(crate) fn taken(&self) -> usize {
-        self.slots.len() - self.free.len() - self.resting
+        self.slots.len() - self.free.len() - self.resting.len()
     }
 
     pub(crate) fn free(&self) -> usize {
@@ -158,6 +167,7 @@ impl Slots {
             origin,
             deadline,
             lateness: Lateness::InTime,
+            abortable: false,
         });
         self.link(number, patience);
         Some(self.id(number))
@@ -177,13 +187,14 @@ impl Slots {
         }
     }
 
-    /// The command is no longer outstanding.
-    pub(crate) fn release(&mut self, id: CommandId) -> Option<Origin> {
+    /// The command is no longer outstanding. If it may be aborted, its slot rests until `rested`,
+    /// which never runs backwards.
+    pub(crate) fn release(&mut self, id: CommandId, rested: Instant) -> Option<Origin> {
         let (number, &mut command) = self.named(id)?;
-        if command.lateness == Lateness::Once {
-            // It stays where it is in its list.
-            self.slots[usize::from(number)].state = State::Resting(command.deadline);
-            self.resting += 1;
+        if command.abortable {
+            self.unlink(number);
+            self.slots[usize::from(number)].state = State::Resting;
+            self.resting.push_back((rested, number));
         } else {
             self.give_back(number);
         }
@@ -195,25 +206,33 @@ impl Slots {
         self.unlink(number);
         let slot = &mut self.slots[usize::from(number)];
         slot.uses = (slot.uses + 1) & (u16::MAX >> NUMBER_BITS);
-        if matches!(slot.state, State::Resting(_)) {
-            self.resting -= 1;
+        let was = std::mem::replace(&mut slot.state, State::Free);
+        if matches!(
+            was,
+            State::Resting
+                | State::Taken(Command {
+                    abortable: true,
+                    ..
+                })
+        ) {
+            self.abortable -= 1;
         }
-        slot.state = State::Free;
         self.free.push(number);
     }
 
     /// Takes one out that is outstanding: with the deadline that comes last, of long patience
-    /// first. When there is none no slot rests either: nobody aborts anything then.
+    /// first. No slot rests then: nobody aborts anything any more.
     pub(crate) fn release_latest(&mut self) -> Option<Origin> {
+        while let Some((_, number)) = self.resting.pop_front() {
+            self.give_back(number);
+        }
         for patience in Patience::ALL.into_iter().rev() {
-            while let number = self.lists[patience as usize].latest
-                && number != NONE
+            let number = self.lists[patience as usize].latest;
+            if let Some(slot) = self.slots.get(usize::from(number))
+                && let State::Taken(command) = slot.state
             {
-                let state = self.slots[usize::from(number)].state;
                 self.give_back(number);
-                if let State::Taken(command) = state {
-                    return Some(command.origin);
-                }
+                return Some(command.origin);
             }
         }
         // What was late twice is in no list, and older.
@@ -231,37 +250,47 @@ impl Slots {
         Some(origin)
     }
 
-    /// A command whose deadline has passed, if there is one.
+    /// A command whose deadline has passed, if there is one. Slots that have rested are free.
     pub(crate) fn late(&mut self, now: Instant) -> Option<Late> {
+        while let Some(&(rested, number)) = self.resting.front()
+            && rested <= now
+        {
+            self.resting.pop_front();
+            self.give_back(number);
+        }
         for patience in Patience::ALL {
-            while let number = self.lists[patience as usize].earliest
-                && number != NONE
+            let number = self.lists[patience as usize].earliest;
+            if let Some(slot) = self.slots.get(usize::from(number))
+                && let State::Taken(command) = slot.state
+                && command.deadline <= now
             {
-                match self.slots[usize::from(number)].state {
-                    State::Taken(command) if command.deadline <= now => {
-                        let (id, again) = (self.id(number), command.lateness == Lateness::Once);
-                        return Some(Late { id, again });
-                    }
-                    State::Resting(until) if until <= now => self.give_back(number),
-                    _ => break,
-                }
+                let (id, again) = (self.id(number), command.lateness == Lateness::Once);
+                return Some(Late { id, again });
             }
         }
         None
     }
 
-    /// The keeper knows that it is late: it has until `deadline`, which is as for short patience,
-    /// or for ever the second time.
-    pub(crate) fn told(&mut self, late: Late, deadline: Instant) {
+    /// Whether one command more may be aborted by its CID.
+    pub(crate) fn has_abortable(&self) -> bool {
+        self.abortable < (self.slots.len() / ABORTABLE_SHARE).max(1)
+    }
+
+    /// It is late, and somebody may abort it by its CID (`abortable`), or nobody does. It has until
+    /// `deadline`, which is as for short patience, or for ever the second time.
+    pub(crate) fn told(&mut self, late: Late, deadline: Instant, abortable: bool) {
         let Some((number, command)) = self.named(late.id) else {
             return;
         };
+        let more = abortable && !command.abortable;
+        command.abortable |= abortable;
         command.deadline = deadline;
         command.lateness = if late.again {
             Lateness::Twice
         } else {
             Lateness::Once
         };
+        self.abortable += usize::from(more);
         self.unlink(number);
         if !late.again {
             self.link(number, Patience::Short);
@@ -300,7 +329,7 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, VecDeque};
+    use std::collections::{BTreeMap, BTreeSet, VecDeque};
     use std::time::Duration;
 
     use super::super::super::suite;
@@ -308,6 +337,7 @@ mod tests {
     use proptest::prelude::*;
 
     const TIMEOUT: Duration = Duration::from_secs(8);
+    const REST: Duration = Duration::from_secs(1);
 
     const SHORT: Patience = Patience::Short;
 
@@ -334,10 +364,10 @@ mod tests {
             assert_eq!(slots.take(part(0), (SHORT, now)), None, "all are taken");
             assert!(!ids.contains(&id));
             for &old in &ids {
-                assert_eq!(slots.release(old), None);
+                assert_eq!(slots.release(old, now), None);
             }
-            assert_eq!(slots.release(id), Some(part(request)));
-            assert_eq!(slots.release(id), None, "completed twice");
+            assert_eq!(slots.release(id, now), Some(part(request)));
+            assert_eq!(slots.release(id, now), None, "completed twice");
             ids.push(id);
         }
     }
@@ -351,7 +381,7 @@ mod tests {
         for id in (0..=u16::MAX).map(CommandId) {
             let nth = taken.iter().position(|&it| it == id);
             let origin = nth.map(|nth| part(u32::try_from(nth).unwrap()));
-            assert_eq!(slots.release(id), origin);
+            assert_eq!(slots.release(id, now), origin);
         }
     }
 
@@ -369,20 +399,20 @@ mod tests {
         };
         assert_eq!(slots.late(now), Some(late));
         assert_eq!(slots.late(now), Some(late), "until someone was told");
-        slots.told(late, now + TIMEOUT);
+        slots.told(late, now + TIMEOUT, true);
         assert_eq!(slots.late(now), None);
         let now = now + TIMEOUT;
         let other = slots.late(now).unwrap();
         assert_eq!((other.id, other.again), (second, false));
-        assert_eq!(slots.release(second), Some(part(1)));
+        assert_eq!(slots.release(second, now), Some(part(1)));
         let again = slots.late(now).unwrap();
         assert_eq!((again.id, again.again), (first, true));
-        slots.told(again, now + TIMEOUT);
+        slots.told(again, now + TIMEOUT, true);
         assert_eq!(slots.late(now + 10 * TIMEOUT), None);
         assert_eq!(slots.taken(), 1);
         assert_eq!(slots.release_latest(), Some(part(0)));
         assert_eq!((slots.taken(), slots.release_latest()), (0, None));
-        slots.told(again, now);
+        slots.told(again, now, true);
     }
 
     #[test]
@@ -395,13 +425,13 @@ mod tests {
         for again in [false, true] {
             let late = slots.late(start).unwrap();
             assert_eq!(late.again, again);
-            slots.told(late, start);
+            slots.told(late, start, true);
             if !again {
                 // What is behind it completes, so that it is at the head again.
                 let other = slots.late(start + 2 * TIMEOUT).unwrap();
-                assert_eq!(slots.release(other.id), Some(part(1)));
+                assert_eq!(slots.release(other.id, start), Some(part(1)));
                 let other = slots.late(start + 2 * TIMEOUT).unwrap();
-                assert_eq!(slots.release(other.id), Some(part(2)));
+                assert_eq!(slots.release(other.id, start), Some(part(2)));
             }
         }
         slots.take(part(3), (SHORT, start)).unwrap();
@@ -420,18 +450,18 @@ mod tests {
         let late = |id, again| Some(Late { id, again });
         let now = start + TIMEOUT;
         assert_eq!(slots.late(now), late(short, false), "behind a longer one");
-        assert_eq!(slots.release(short), Some(part(1)));
+        assert_eq!(slots.release(short, now), Some(part(1)));
         assert_eq!(slots.late(now), None);
         let now = start + 2 * TIMEOUT;
         assert_eq!(slots.late(now), late(long, false));
         let again = false;
-        slots.told(Late { id: long, again }, now + TIMEOUT);
+        slots.told(Late { id: long, again }, now + TIMEOUT, true);
         assert_eq!(slots.late(now), None);
         let next = slots.take(part(2), (Patience::Long, now + 2 * TIMEOUT));
         let now = now + TIMEOUT;
         assert_eq!(slots.late(now), late(long, true), "as long as a short one");
         let again = true;
-        slots.told(Late { id: long, again }, now);
+        slots.told(Late { id: long, again }, now, true);
         assert_eq!(slots.late(now), None);
         assert_eq!(
             slots.late(now + TIMEOUT),
@@ -442,77 +472,79 @@ mod tests {
     }
 
     #[test]
-    fn a_late_command_leaves_its_slot_to_nobody_before_its_deadline() {
+    fn the_slot_of_what_may_be_aborted_rests_a_little() {
         let (mut slots, start) = (Slots::new(2), suite::now());
-        let late = |slots: &mut Slots| {
+        let (ended, rested) = (start + TIMEOUT / 2, start + TIMEOUT / 2 + REST);
+        let late = |slots: &mut Slots, abortable| {
             let id = slots.take(part(0), (SHORT, start)).unwrap();
             let late = Late { id, again: false };
             assert_eq!(slots.late(start), Some(late));
-            slots.told(late, start + TIMEOUT);
-            assert_eq!(slots.release(id), Some(part(0)));
-            assert_eq!((slots.taken(), slots.free()), (0, 1));
-            assert_eq!(slots.release(id), None, "it has ended");
+            slots.told(late, start + TIMEOUT, abortable);
+            assert_eq!(slots.release(id, rested), Some(part(0)));
+            assert_eq!(
+                (slots.taken(), slots.free()),
+                (0, 2 - usize::from(abortable))
+            );
+            assert_eq!(slots.release(id, rested), None, "it has ended");
             id
         };
-        let id = late(&mut slots);
+        late(&mut slots, false);
+        assert!(slots.has_abortable());
+        let id = late(&mut slots, true);
+        assert!(!slots.has_abortable(), "one in four, and one at least");
         for nth in 0..200 {
             let other = slots.take(part(nth), (SHORT, start + 2 * TIMEOUT)).unwrap();
             assert_ne!(other, id);
             assert_eq!(slots.next(), None, "one is in use, one rests");
-            slots.release(other).unwrap();
+            assert_eq!(slots.late(ended), None);
+            slots.release(other, rested).unwrap();
         }
-        assert_eq!(slots.late(start + TIMEOUT), None);
-        assert_eq!(slots.free(), 2);
+        assert_eq!(slots.late(rested), None);
+        assert!(slots.free() == 2 && slots.has_abortable());
         // A reset ends the rest.
-        late(&mut slots);
+        late(&mut slots, true);
         assert_eq!((slots.release_latest(), slots.free()), (None, 2));
+        assert!(slots.has_abortable());
     }
 
-    /// What slots are to do, in a map of what is outstanding and two queues of deadlines.
+    /// What slots are to do, in a map of what is outstanding and queues of deadlines.
     #[derive(Default)]
     struct Plain {
         taken: BTreeMap<CommandId, Origin>,
-        /// Deadline, whether it was late, whether it has ended.
-        queues: [VecDeque<(CommandId, Instant, bool, bool)>; 2],
+        /// Deadline, whether it was late.
+        queues: [VecDeque<(CommandId, Instant, bool)>; 2],
+        abortable: BTreeSet<CommandId>,
+        resting: VecDeque<Instant>,
     }
 
     impl Plain {
-        fn resting(&self) -> usize {
-            let all = self.queues.iter().flatten();
-            all.filter(|&&(_, _, _, rests)| rests).count()
-        }
-
-        fn release(&mut self, id: CommandId) -> Option<Origin> {
+        fn release(&mut self, id: CommandId, rested: Instant) -> Option<Origin> {
             let origin = self.taken.remove(&id)?;
             for queue in &mut self.queues {
-                queue.retain(|&(it, _, again, _)| it != id || again);
-                for (it, _, _, rests) in queue {
-                    *rests |= *it == id;
-                }
+                queue.retain(|&(it, _, _)| it != id);
+            }
+            if self.abortable.remove(&id) {
+                self.resting.push_back(rested);
             }
             Some(origin)
         }
 
         fn late(&mut self, now: Instant) -> Option<Late> {
-            for queue in &mut self.queues {
-                while let Some(&(id, at, again, rests)) = queue.front()
-                    && at <= now
-                {
-                    if !rests {
-                        return Some(Late { id, again });
-                    }
-                    queue.pop_front();
-                }
-            }
-            None
+            self.resting.retain(|&rested| rested > now);
+            let mut heads = self.queues.iter().filter_map(VecDeque::front);
+            let &(id, _, again) = heads.find(|&&(_, at, _)| at <= now)?;
+            Some(Late { id, again })
         }
 
-        fn told(&mut self, late: Late, deadline: Instant) {
+        fn told(&mut self, late: Late, deadline: Instant, abortable: bool) {
             for queue in &mut self.queues {
-                queue.retain(|&(it, _, _, _)| it != late.id);
+                queue.retain(|&(it, _, _)| it != late.id);
             }
             if !late.again {
-                self.queues[0].push_back((late.id, deadline, true, false));
+                self.queues[0].push_back((late.id, deadline, true));
+            }
+            if abortable {
+                self.abortable.insert(late.id);
             }
         }
     }
@@ -528,30 +560,33 @@ mod tests {
                         let patience = Patience::ALL[usize::from(step % 2)];
                         let deadline = now + TIMEOUT * u32::from(1 + step % 2);
                         let id = slots.take(part(nth), (patience, deadline));
-                        prop_assert_eq!(id.is_some(), plain.taken.len() + plain.resting() < 5);
+                        prop_assert_eq!(id.is_some(), plain.taken.len() + plain.resting.len() < 5);
                         if let Some(id) = id {
                             prop_assert_eq!(plain.taken.insert(id, part(nth)), None);
                             let queue = &mut plain.queues[patience as usize];
-                            queue.push_back((id, deadline, false, false));
+                            queue.push_back((id, deadline, false));
                         }
                     }
                     4 | 5 => {
                         let id = plain.taken.keys().nth(usize::from(pick) % 5).copied();
                         let id = id.unwrap_or(CommandId(pick));
-                        prop_assert_eq!(slots.release(id), plain.release(id));
+                        let rested = now + REST;
+                        prop_assert_eq!(slots.release(id, rested), plain.release(id, rested));
                     }
                     6 => now += Duration::from_secs(u64::from(pick % 9)),
                     _ => {
                         let late = slots.late(now);
                         prop_assert_eq!(late, plain.late(now));
                         if let Some(late) = late {
-                            slots.told(late, now + TIMEOUT);
-                            plain.told(late, now + TIMEOUT);
+                            let abortable = !late.again && slots.has_abortable();
+                            slots.told(late, now + TIMEOUT, abortable);
+                            plain.told(late, now + TIMEOUT, abortable);
                         }
                     }
                 }
                 prop_assert_eq!(slots.taken(), plain.taken.len());
-                prop_assert_eq!(slots.free() + slots.taken() + plain.resting(), 5);
+                prop_assert_eq!(slots.free() + slots.taken() + plain.resting.len(), 5);
+                prop_assert!(plain.resting.len() + plain.abortable.len() <= 1);
             }
             while slots.release_latest().is_some() {}
             prop_assert_eq!((slots.taken(), slots.free()), (0, 5));

@@ -551,8 +551,11 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
                     generation,
                     id,
                     again,
+                    at,
                 },
-            ) if generation == self.generation => self.command_is_late((index, id), again),
+            ) if generation == self.generation => {
+                self.command_is_late((index, id), (again, at));
+            }
             ToKeeper::Note(_, Note::Broken(generation, breach))
                 if generation == self.generation =>
             {
@@ -655,7 +658,11 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         .into())
     }
 
-    fn command_is_late(&mut self, (index, id): (super::link::PairIndex, CommandId), again: bool) {
+    fn command_is_late(
+        &mut self,
+        (index, id): (super::link::PairIndex, CommandId),
+        (again, at): (bool, Instant),
+    ) {
         // Whether it is gone, or has failed, is to be known first.
         self.look_at = None;
         if again {
@@ -673,7 +680,7 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         if let Some(queue) = self.pairs.queue(index)
             && self.late.len() < LATE_MAX
         {
-            self.late.push_back((queue, id, self.now()));
+            self.late.push_back((queue, id, at));
         }
     }
 
@@ -683,14 +690,13 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             return;
         };
         let most = identity.data.aborts_max.min(ABORTS_MAX);
-        let (now, aborted_within) = (self.now(), self.settings.io_timeout / 2);
+        let (now, aborted_within) = (self.now(), self.settings.aborted_within());
         let late_at = now + self.settings.admin_timeout;
         while self.aborts < most
-            && let Some((queue, id, told_at)) = self.late.pop_front()
+            && let Some((queue, id, seen_at)) = self.late.pop_front()
         {
-            // Its core keeps the CID from other commands for little longer. What has not ended is
-            // late for the second time then.
-            if now.saturating_duration_since(told_at) > aborted_within {
+            // Its core keeps the CID from other commands for little longer.
+            if now.saturating_duration_since(seen_at) > aborted_within {
                 continue;
             }
             tracing::warn!(

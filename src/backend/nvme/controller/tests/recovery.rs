@@ -52,6 +52,7 @@ fn a_controller_that_has_failed_is_disabled_and_serves_again() {
                     generation: FIRST,
                     id: CommandId(3),
                     again: true,
+                    at: bed.now,
                 })
                 .unwrap(),
             _ => {
@@ -103,6 +104,7 @@ fn notes_of_a_time_before_the_reset_are_void() {
             generation,
             id,
             again,
+            at: bed.now,
         })
         .unwrap();
     let breach = Breach::WrongQueue(1);
@@ -121,6 +123,7 @@ fn a_late_command_is_aborted_before_anything_is_reset() {
             generation: FIRST,
             id: CommandId(id),
             again: false,
+            at: bed.now,
         };
         core.end.send(note).unwrap();
     }
@@ -141,12 +144,13 @@ fn a_command_is_not_aborted_by_an_identifier_that_may_be_anothers() {
             generation: FIRST,
             id: CommandId(id),
             again: false,
+            at: bed.now,
         };
         core.end.send(note).unwrap();
     }
     // The controller takes four at once, and these take longer than an identifier rests.
     bed.controller.poll(bed.now);
-    bed.now += Duration::from_secs(5);
+    bed.now += Duration::from_millis(600);
     bed.pass(Duration::from_secs(1));
     let aborted = bed.model.counters().admin;
     assert_eq!(aborted.get(&admin::ABORT), Some(&4));

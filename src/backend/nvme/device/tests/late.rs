@@ -74,3 +74,40 @@ fn what_works_on_much_of_the_medium_has_longer() {
         assert_eq!(bench.cores[0].answered.len(), 2);
     }
 }
+
+#[test]
+fn a_pause_of_the_controller_is_not_made_longer() {
+    let mut bench = Bench::opened(17);
+    bench
+        .model
+        .faults(|plan| plan.always(Match::any_io(), Action::Delay(1000)));
+    // All that the queue takes.
+    let slow: Vec<_> = (0..15).map(|nth| bench.read(0, nth, 1)).collect();
+    bench.turn(1);
+    bench.pass(Settings::default().io_timeout);
+    bench.turn(1);
+    let told = std::iter::from_fn(|| bench.note()).count();
+    assert_eq!(told, 3, "a share of them may be aborted");
+    let timeouts = &bench.handle.facts.counters.timeouts;
+    let others = timeouts.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(others, 12, "the keeper counts those that it is told of");
+    bench.model.faults(|plan| plan.clear());
+    for tag in slow {
+        assert_eq!(bench.wait(0, tag).0, Ok(()));
+    }
+    // At once, and all slots are there a second later.
+    let tag = bench.read(0, 0, 1);
+    assert_eq!(bench.wait(0, tag).0, Ok(()));
+    for after in [12, 15] {
+        let before = bench.model.counters().fetched;
+        let tags: Vec<_> = (0..20).map(|nth| bench.read(0, nth, 1)).collect();
+        bench.core_turn(0, 0);
+        bench.model.settle();
+        assert_eq!(bench.model.counters().fetched - before, after);
+        for tag in tags {
+            assert_eq!(bench.wait(0, tag).0, Ok(()));
+        }
+        bench.pass(Settings::default().rest());
+        bench.turn(0);
+    }
+}
