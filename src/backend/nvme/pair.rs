@@ -363,9 +363,10 @@ impl<B: Bar, D: DmaSpace> Pair<B, D> {
     fn reap(&mut self, ready: &mut VecDeque<Completion>) {
         let entries = self.handle.limits.queue_entries;
         // All there is where an order may end the reading.
-        let batch = match self.end.orders.is_empty() {
-            true => (entries / 4).max(1),
-            false => entries,
+        let batch = if self.end.orders.is_empty() {
+            (entries / 4).max(1)
+        } else {
+            entries
         };
         for _ in 0..batch {
             let Some(completion) = self.ring.take() else {
