@@ -182,6 +182,13 @@ impl Namespaces {
         }
     }
 
+    /// The controller has written its write cache to the medium by itself, as if all were flushed.
+    pub(super) fn keep_cache(&self) {
+        for namespace in &self.served {
+            namespace.flushed(namespace.begins_flush());
+        }
+    }
+
     /// Logs which flushes have failed on a core.
     pub(super) fn tell_failed_flushes(&self, controller: &str) {
         for namespace in self.served.iter().filter(|one| one.has_failed_flush()) {

@@ -266,6 +266,9 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
         // Behind the state: a core says why its requests fail, and whoever sees that it was away
         // sees nothing of before.
         self.facts.add_absence();
+        if in_order {
+            self.namespaces.keep_cache();
+        }
         self.let_go((!in_order).then_some("the controller was taken away"));
         self.pairs.fail();
         self.refuse_questions("the controller was taken away");

@@ -310,6 +310,27 @@ fn only_what_was_not_flushed_is_lost_with_the_cache() {
 }
 
 #[test]
+fn what_was_written_before_an_end_in_order_is_not_lost_later() {
+    let (mut bed, handle, mut core) = opened(ModelOptions::default());
+    let namespace = bed.find(Selector::Only).unwrap();
+    namespace.cached();
+    bed.model.want();
+    until_told(&mut bed, &mut [&mut core], &open_again(2));
+    bed.model.remove();
+    until_told(&mut bed, &mut [&mut core], &Told::Fail);
+    assert!(!namespace.cache_lost(), "nothing was written since");
+    bed.model.plug();
+    until_told(&mut bed, &mut [&mut core], &open_again(3));
+    namespace.cached();
+    bed.model.remove();
+    until_told(&mut bed, &mut [&mut core], &Told::Fail);
+    assert!(namespace.cache_lost());
+    bed.model.plug();
+    until_told(&mut bed, &mut [&mut core], &open_again(4));
+    end((bed, handle, core));
+}
+
+#[test]
 fn with_a_core_that_does_not_answer_the_cache_may_be_lost() {
     let (mut bed, handle, mut core) = opened(ModelOptions::default());
     let namespace = bed.find(Selector::Only).unwrap();
