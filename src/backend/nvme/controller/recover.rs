@@ -196,12 +196,14 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             }
             Rung::LetGo => {
                 self.let_go(Some("its function was let go"));
-                Counters::add(&counters.function_resets, 1);
                 if let Err(error) = self.bar.reopen() {
+                    // What comes in its place may have been away.
+                    self.facts.add_absence();
                     let controller = &self.name;
                     tracing::warn!(controller, "the function cannot be had again: {error}");
                     return Ok(false);
                 }
+                Counters::add(&counters.function_resets, 1);
                 self.take_back();
             }
         }

@@ -232,6 +232,8 @@ fn no_ladder_ends_without_a_proof() {
     bed.pass(Duration::from_secs(100));
     assert_eq!(core.told(), []);
     assert_eq!(bed.controller.state(), State::Failed);
+    assert_eq!(bed.facts.counters.function_resets.load(Relaxed), 0);
+    assert!(bed.facts.absences() > 0, "it may be another one then");
     let mut late = Core::join(&handle);
     bed.turn();
     assert_eq!(late.told(), [Told::Fail], "who comes now need not wait");
