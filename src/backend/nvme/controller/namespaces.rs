@@ -367,7 +367,12 @@ impl<B: Bar, D: DmaSpace> Life<B, D> {
             // One that was there is not gone for that.
             let absent = entry.status().is(Status::INVALID_NAMESPACE);
             let before = self.namespaces.known.iter().find(|known| known.id == id);
-            return Ok(before.copied().filter(|_| !absent));
+            let before = before.copied();
+            if before.is_none() && !absent && !entry.status().do_not_retry() {
+                self.events
+                    .look_again(self.now(), self.settings.health_interval);
+            }
+            return Ok(before.filter(|_| !absent));
         }
         let data = NamespaceData::parse(&self.identify_data());
         if data.blocks == 0 {

@@ -145,6 +145,25 @@ fn a_namespace_that_cannot_be_looked_at_is_not_gone() {
 }
 
 #[test]
+fn a_namespace_that_was_never_seen_is_looked_at_again() {
+    for (status, again) in [
+        (Status::INTERNAL, true),
+        (Status::INTERNAL.with_do_not_retry(), false),
+    ] {
+        let mut bed = Bed::new(ModelOptions::default());
+        // The controller, the list, and then the namespace.
+        let on = Match::admin(admin::IDENTIFY);
+        bed.model
+            .faults(|plan| plan.nth(on, 2, Action::Status(status)));
+        bed.until("ready", |bed| bed.controller.limits().is_some());
+        bed.find(Selector::Only).unwrap_err();
+        bed.pass(Duration::from_secs(62));
+        assert_eq!(bed.find(Selector::Only).is_ok(), again, "{status}");
+        bed.close();
+    }
+}
+
+#[test]
 fn a_namespace_grows_goes_and_comes_back() {
     let mut bed = Bed::ready(ModelOptions::default());
     let namespace = bed.find(Selector::Only).unwrap();
