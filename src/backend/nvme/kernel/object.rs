@@ -40,8 +40,9 @@ pub(crate) struct KernelObject {
     /// It was formatted with other blocks, or it is gone. Neither is ever over.
     is_another: AtomicBool,
     is_gone: AtomicBool,
-    /// The block device's name.
+    /// The block device's name, and its number, as in `259:0`.
     disk: String,
+    number: String,
     _claim: OwnedFd,
 }
 
@@ -79,7 +80,7 @@ impl KernelObject {
                 errno => format!("{disk}: {errno}"),
             })
         })?;
-        check_claim(&claim, &disk).map_err(refuse)?;
+        let number = check_claim(&claim, &disk).map_err(refuse)?;
         // The kernel lets commands that write through for files opened to write.
         let file = open(path, access | OFlags::CLOEXEC, Mode::empty());
         let file = file.map_err(|errno| refuse(errno.to_string()))?;
@@ -105,6 +106,7 @@ impl KernelObject {
             is_another: AtomicBool::new(false),
             is_gone: AtomicBool::new(false),
             disk: name_of(&disk),
+            number,
             _claim: claim,
         };
         Ok((object, info))
@@ -140,6 +142,7 @@ impl KernelObject {
             is_another: AtomicBool::new(false),
             is_gone: AtomicBool::new(false),
             disk: "null".to_owned(),
+            number: "1:3".to_owned(),
             _claim: null().expect("it was opened just now"),
         }
     }
@@ -210,14 +213,20 @@ impl KernelObject {
     }
 
     fn look_below(&self, root: &Path) -> Result<u64, Errno> {
-        let number = |what: &str| -> Result<u64, Errno> {
+        let text = |what: &str| -> Result<String, Errno> {
             let path = root.join(format!("sys/class/block/{}/{what}", self.disk));
             let text = fs::read_to_string(path);
-            let text = text.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-            text.trim().parse().map_err(|_| Errno::IO)
+            text.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
         };
-        let said = number("size").and_then(|size| Ok((size, number("queue/logical_block_size")?)));
-        let (sectors, block_bytes) = match said {
+        let number = |what: &str| text(what)?.trim().parse::<u64>().map_err(|_| Errno::IO);
+        let said = || {
+            // Another disk may have its name by now; not its number, while it is claimed.
+            if text("dev")?.trim() != self.number {
+                return Err(Errno::NODEV);
+            }
+            Ok((number("size")?, number("queue/logical_block_size")?))
+        };
+        let (sectors, block_bytes) = match said() {
             Ok(said) => said,
             Err(Errno::NOENT | Errno::NODEV | Errno::NXIO) => {
                 self.is_gone.store(true, Relaxed);
@@ -264,13 +273,14 @@ fn disk_of(stat: &Stat) -> Option<PathBuf> {
     disk_name(link.file_name()?.to_str()?).map(|name| Path::new("/dev").join(name))
 }
 
-/// Whether what was claimed is the disk of that name, as the kernel has it, and no other node.
-fn check_claim(claim: &OwnedFd, disk: &Path) -> Result<(), String> {
+/// The number of what was claimed, if it is the disk of that name, as the kernel has it, and no
+/// other node.
+fn check_claim(claim: &OwnedFd, disk: &Path) -> Result<String, String> {
     let below = format!("/sys/class/block/{}/dev", name_of(disk));
     let number = fs::read_to_string(&below).map_err(|error| format!("{below}: {error}"))?;
     let stat = fstat(claim).map_err(|errno| errno.to_string())?;
     match is_block(&stat, number.trim()) {
-        true => Ok(()),
+        true => Ok(number.trim().to_owned()),
         false => Err(format!(
             "{} is not the device {}, which it has to be; udev makes such nodes",
             disk.display(),
@@ -589,6 +599,8 @@ mod tests {
             fs::write(queue.join("../size"), sectors).unwrap();
             fs::write(queue.join("logical_block_size"), block_bytes).unwrap();
         };
+        let dev = queue.join("../dev");
+        fs::write(&dev, "1:3\n").unwrap();
         let look = || (object.look_below(root.path()), object.readiness());
         say("2097152\n", "512\n");
         assert_eq!(look(), (Ok(2 << 20), Readiness::Ready));
@@ -601,6 +613,12 @@ mod tests {
         // It is empty, whatever its blocks are.
         say("4194304\n", "512\n");
         assert_eq!(look(), (Ok(4 << 20), Readiness::Failed));
+        // Another disk has its name.
+        let object = KernelObject::of_null();
+        say("4194304\n", "512\n");
+        fs::write(&dev, "259:7\n").unwrap();
+        let look = || (object.look_below(root.path()), object.readiness());
+        assert_eq!(look(), (Ok(1 << 20), Readiness::Absent));
         let object = KernelObject::of_null();
         fs::remove_dir_all(root.path().join("sys")).unwrap();
         let look = || (object.look_below(root.path()), object.readiness());
