@@ -24,6 +24,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use tracing::{error, info, warn};
 
 use super::StartError;
@@ -158,6 +159,8 @@ struct Watched {
     next: Instant,
     /// The last look failed, which was logged.
     failed: bool,
+    /// Why the last look did not find the size, which was logged.
+    size_error: Option<Errno>,
     /// The last look found fewer blocks than the unit has, which was logged.
     shrunk: Option<u64>,
     /// Whether the device can be used, as the home core knows it.
@@ -330,6 +333,7 @@ impl Watched {
             told: None,
             next: now,
             failed: false,
+            size_error: None,
             shrunk: None,
             ready: ReadyState::Ready,
             board: Arc::clone(board),
@@ -379,7 +383,10 @@ impl Watched {
     fn look_at_size(&mut self, backing: &Backing, ordered: bool, cores: &mut [Outbox<ToCore>]) {
         let (unit, block_size) = (&self.name, self.block_size);
         let bytes = |blocks: u64| blocks.saturating_mul(block_size);
-        match backing.look_again() {
+        let looked = backing.look_again();
+        let error = looked.as_ref().err().copied();
+        let logged = std::mem::replace(&mut self.size_error, error) == error && !ordered;
+        match looked {
             Ok(Size::Same) => self.shrunk = None,
             Ok(Size::Grown { from, to }) => {
                 self.shrunk = None;
@@ -402,6 +409,7 @@ impl Watched {
                      what is missing fails. Make the object as large as it was"
                 );
             }
+            Err(_) if logged => {}
             Err(errno) => error!(unit, "the size of the backing object is not known: {errno}"),
         }
     }
