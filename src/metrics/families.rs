@@ -116,7 +116,7 @@ families! {
     NVME_BREACHES = plain(Counter, "iiblockdaemon_nvme_breaches", CONTROLLER,
         "Completions that no rule of NVMe explains.");
     NVME_ERRORS = plain(Counter, "iiblockdaemon_nvme_errors", CONTROLLER,
-        "Commands that ended with a status other than success.");
+        "Commands that failed; those that were sent again, and succeeded then, did not.");
     NVME_EVENTS = plain(Counter, "iiblockdaemon_nvme_events", CONTROLLER,
         "Asynchronous events that the controller has reported.");
     NVME_QUARANTINED = measured(Gauge, "bytes", "iiblockdaemon_nvme_quarantined_bytes", CONTROLLER,

@@ -134,7 +134,7 @@ pub(crate) struct Counters {
     pub(crate) replays: AtomicU64,
     /// Completions that no rule of the standard explains.
     pub(crate) breaches: AtomicU64,
-    /// Commands that ended with a status other than success.
+    /// Commands that failed; those that were sent again, and succeeded then, did not.
     pub(crate) errors: AtomicU64,
     pub(crate) events: AtomicU64,
     /// Bytes of buffers that are kept from everybody because the device may still write to them.

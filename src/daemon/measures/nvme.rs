@@ -55,10 +55,7 @@ const COUNTERS: [(&Family, Count); 9] = [
 
 type Sign = fn(&Health) -> Value;
 
-const SIGNS: [(&Family, Sign); 14] = [
-    (&f::NVME_TEMPERATURE, |it| {
-        (f64::from(it.kelvin) - FREEZING_KELVIN).into()
-    }),
+const SIGNS: [(&Family, Sign); 13] = [
     (&f::NVME_SPARE, |it| (f64::from(it.spare) / 100.0).into()),
     (&f::NVME_SPARE_THRESHOLD, |it| {
         (f64::from(it.spare_threshold) / 100.0).into()
@@ -158,6 +155,11 @@ fn add(page: &mut Page, found: &[Found], now: Instant) {
             let set = health.warnings.0 & 1 << bit != 0;
             page.add(&f::NVME_WARNING, &[address, name], set);
         }
+    }
+    // 0 K: it does not know.
+    for (address, (health, _)) in healths().filter(|(_, (health, _))| health.kelvin > 0) {
+        let celsius = f64::from(health.kelvin) - FREEZING_KELVIN;
+        page.add(&f::NVME_TEMPERATURE, &[address], celsius);
     }
     for (family, sign) in SIGNS {
         for (address, (health, _)) in healths() {
@@ -305,6 +307,17 @@ mod tests {
             counted || ["state", "link_lanes", "link_lanes_max"].contains(&name)
         };
         assert!(lines.iter().all(known), "{lines:#?}");
+    }
+
+    #[test]
+    fn a_controller_without_a_sensor_shows_no_temperature() {
+        let mut one = controller();
+        let now = clock::now();
+        one.last.health = Some((Health::parse(&[0; HEALTH_BYTES]), now));
+        let lines = lines(&[one], now);
+        assert_has(&lines, "media_errors_total", "", "0");
+        let none = |line: &String| !line.contains("_temperature_celsius");
+        assert!(lines.iter().all(none), "{lines:#?}");
     }
 
     #[test]
