@@ -480,7 +480,11 @@ fn users_that_cannot_be_seen_count() {
     not_known(&fake, "what processes have open (2): /proc/77/fd");
     let fake = Fake::new();
     *fake.refuses.borrow_mut() = "1/fd/0";
+    fake.link("proc/1/fd/0", "/dev/nvme0n1");
     not_known(&fake, "what processes have open (1): /proc/1/fd/0");
+    // A file of a user's own file system.
+    fake.link("proc/1/fd/0", "/home/user/far/text");
+    fake.bind().unwrap();
     let fake = Fake::new();
     fake.link("proc/self/ns/pid", "pid:[4026532200]");
     not_known(&fake, "processes: /proc/self/ns/pid");

@@ -155,10 +155,18 @@ fn open_in<'n>(
             }
             Ok(None) => {}
             Err(error) if has_ended(&error) => {}
+            Err(error) if is_elsewhere(machine, &below, &error) => {}
             Err(error) => return Err((below, error)),
         }
     }
     Ok(open)
+}
+
+/// Not even root may look at files of a user's own file system (FUSE), where there are no devices.
+/// They have names of their own; one that may be a device's is not taken for such a file.
+fn is_elsewhere(machine: &Machine<'_>, below: &str, error: &io::Error) -> bool {
+    let denied = error.kind() == io::ErrorKind::PermissionDenied;
+    denied && fs::read_link(machine.path(below)).is_ok_and(|name| !name.starts_with("/dev"))
 }
 
 /// The process has ended, or closed the file.
