@@ -167,7 +167,8 @@ impl EventfdBytes for u64 {
 }
 
 /// A sender with a list of what did not fit yet. The list is bounded by what its owner can have
-/// under way (each message belongs to a connection, a session or a task, all of them bounded).
+/// under way (each message belongs to a connection, a session or a task, all of them bounded, or to
+/// a unit, of which there is little to tell in a second).
 #[derive(Debug)]
 pub struct Outbox<T> {
     sender: Sender<T>,

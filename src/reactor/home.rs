@@ -20,8 +20,9 @@ use crate::iscsi::session::{Guard, SessionIndex, TaskId};
 use crate::scsi::sense::{AdditionalSense, Sense, SenseKey};
 use crate::scsi::{Change, Decision, Nexus, Outcome, Status, Whom};
 
-/// What a home knows of one of its units. Each task and each reset asks once at a time, and of
-/// news the latest of each kind stands in it, which bounds the queue.
+/// What a home knows of one of its units. Each task and each reset asks once at a time. Of news
+/// the latest of each kind stands in the queue, but for what becomes of a device: each of those
+/// does, and one comes in a second at most.
 #[derive(Debug, Default)]
 pub(super) struct Home {
     queue: VecDeque<Ask>,

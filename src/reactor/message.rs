@@ -1,6 +1,8 @@
 //! What cores and the control thread tell each other.
 //!
-//! Every message belongs to a connection, a session or a task, which bounds how many there can be.
+//! Every message belongs to a connection, a session or a task, which bounds how many there can be;
+//! but for devices that come, once for each unit, and news of units, of which a look each second
+//! sends a few.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
