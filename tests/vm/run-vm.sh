@@ -95,7 +95,7 @@ if [ -n "$dpdk_nic" ]; then
 fi
 if [ -n "$iommu" ]; then
     first=(-device "intel-iommu,intremap=on,caching-mode=on,aw-bits=$iommu")
-    append+=" intel_iommu=on iommu=pt hugepagesz=2M hugepages=128"
+    append+=" intel_iommu=on iommu=pt hugepagesz=2M hugepages=200"
 fi
 
 W=$(mktemp -d "${TMPDIR:-/tmp}/iibd-vm.XXXXXX")
